@@ -32,12 +32,6 @@ class BatchLimits:
             raise ValueError(message)
 
 
-class _WaitingItem(NamedTuple, Generic[T]):
-    item: T
-    cost: float
-    since: float
-
-
 class Batch(NamedTuple, Generic[T]):
     """Items that run together, oldest first, and the limit that closed the batch."""
 
@@ -53,18 +47,22 @@ class Batcher(Generic[T]):
         """Create a batcher. `cap_of(group)` may lower `max_items` for one group."""
         self.limits = limits
         self._cap_of = cap_of
-        self._groups: dict[Hashable, deque[_WaitingItem[T]]] = {}
+        self._groups: dict[Hashable, deque[tuple[T, float, float]]] = {}  # item, cost, since; oldest first
 
     def __len__(self) -> int:
         return sum(map(len, self._groups.values()))
 
     def add(self, item: T, now: float, group: Hashable = None, cost: float = 1.0) -> None:
         """Add an item at the end of its group. `now` must never decrease."""
-        self._groups.setdefault(group, deque()).append(_WaitingItem(item, cost, now))
+        self.extend([item], now, group, cost)
+
+    def extend(self, items: Iterable[T], now: float, group: Hashable = None, cost: float = 1.0) -> None:
+        """Add items of this cost each at the end of their group. `now` must never decrease."""
+        self._groups.setdefault(group, deque()).extend([(item, cost, now) for item in items])
 
     def take(self, now: float) -> Batch[T] | None:
         """Remove and return the batch that is due, or None."""
-        for group in sorted(self._groups, key=lambda group: self._groups[group][0].since):
+        for group in sorted(self._groups, key=self._since) if len(self._groups) > 1 else self._groups:
             if reason := self._due(group, now):
                 return self._close(group, reason)
         return None
@@ -75,35 +73,37 @@ class Batcher(Generic[T]):
 
     def next_deadline(self) -> float | None:
         """Return the latest time for the next call of `take`, or None if no item waits."""
-        oldest = [waiting[0].since for waiting in self._groups.values()]
-        return min(oldest) + self.limits.max_wait_s if oldest else None
+        return min(map(self._since, self._groups)) + self.limits.max_wait_s if self._groups else None
 
     def remove(self, items: Iterable[T]) -> None:
         """Remove items, compared by identity."""
         identities = set(map(id, items))
         for group in list(self._groups):
-            kept = deque(w for w in self._groups.pop(group) if id(w.item) not in identities)
+            kept = deque(waiting for waiting in self._groups.pop(group) if id(waiting[0]) not in identities)
             if kept:
                 self._groups[group] = kept
+
+    def _since(self, group: Hashable) -> float:
+        return self._groups[group][0][2]
 
     def _cap(self, group: Hashable) -> int:
         return min(self.limits.max_items, self._cap_of(group)) if self._cap_of else self.limits.max_items
 
     def _due(self, group: Hashable, now: float) -> Reason | None:
         waiting, limits = self._groups[group], self.limits
-        is_costly = limits.max_cost < float("inf") and sum(w.cost for w in waiting) >= limits.max_cost
+        is_costly = limits.max_cost < float("inf") and sum(cost for _, cost, _ in waiting) >= limits.max_cost
         if is_costly or len(waiting) >= self._cap(group):
             return "full"
-        return "aged" if waiting[0].since + limits.max_wait_s <= now else None
+        return "aged" if waiting[0][2] + limits.max_wait_s <= now else None
 
     def _close(self, group: Hashable, reason: Reason) -> Batch[T]:
         waiting, cost, cap = self._groups[group], 0.0, self._cap(group)
         items: list[T] = []
         while waiting and len(items) < cap:
-            cost += waiting[0].cost
+            cost += waiting[0][1]
             if items and cost > self.limits.max_cost:
                 break
-            items.append(waiting.popleft().item)
+            items.append(waiting.popleft()[0])
         if not waiting:
             del self._groups[group]
         return Batch(group, items, reason)

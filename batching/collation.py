@@ -25,11 +25,23 @@ def stack_items(items: Sequence[Arrays], padded_size: int = 0) -> dict[str, NDAr
     if len(items) == 1 and padded_size <= 1:
         return {name: array[np.newaxis] for name, array in items[0].items()}
     rows = [*items, *[items[-1]] * (padded_size - len(items))]
-    return {name: np.stack([item[name] for item in rows]) for name in items[0]}
+    return {name: _stack([item[name] for item in rows]) for name in items[0]}
+
+
+def _stack(arrays: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
+    """Stack arrays of one type and shape. For small arrays `np.stack` takes four times as long."""
+    shape = arrays[0].shape
+    return np.concatenate(arrays).reshape(len(arrays), *shape) if shape else np.stack(arrays)
 
 
 def split_outputs(outputs: Arrays, count: int, padded_size: int = 0) -> list[dict[str, NDArray[np.generic]]]:
     """Split outputs `(n, …)` into `count` items in input order; raises CollationError if n is not the batch's size."""
+    check_row_count(outputs, count, padded_size)
+    return [{name: array[row] for name, array in outputs.items()} for row in range(count)]
+
+
+def check_row_count(outputs: Arrays, count: int, padded_size: int = 0) -> None:
+    """Raise CollationError if an output does not have one row for each of the batch's `count` items and its padding."""
     expected = max(count, padded_size)
     for name, array in outputs.items():
         row_count = array.shape[0] if array.ndim else "no"
@@ -37,4 +49,3 @@ def split_outputs(outputs: Arrays, count: int, padded_size: int = 0) -> list[dic
             raise CollationError(
                 f"output {name!r} has {row_count} rows for a batch of {expected} (its shape is {array.shape})"
             )
-    return [{name: array[row] for name, array in outputs.items()} for row in range(count)]

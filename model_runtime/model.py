@@ -44,6 +44,7 @@ class Model:
     `has_custom_task`, `runs_custom_code` (a custom task or engine): user code must not run on an event loop.
     `offload`: preprocess in a thread. `is_journaled_singly`: preprocessing is slow, so the in-flight journal gets each
     item by itself instead of all items that are preprocessed together.
+    `row_group`: the batching group of all items, None if each item has its own.
     `largest_warm_batch`: the largest batch size that `warm_up` has prepared, 0 if none.
     """
 
@@ -60,6 +61,7 @@ class Model:
         self.runs_custom_code = self.has_custom_task or folder.spec.engine is not None
         self.offload = task.offload or self.has_custom_task
         self.is_journaled_singly = bool(task.offload)
+        self.row_group = None if self.has_custom_task else task.row_group
         self.inputs = engine.inputs
         self._engine = engine
         self._task = task
@@ -104,7 +106,7 @@ class Model:
 
     def padded_size(self, item_count: int) -> int:
         """Return the row count that a batch of `item_count` items is padded to: the next bucket, if there is one."""
-        return buckets.padded_size(self.buckets, item_count)
+        return buckets.padded_size(self.buckets, item_count) if self.buckets else item_count
 
     def run(self, arrays: Mapping[str, Array], stop: Stop | None = None) -> dict[str, Array]:
         """Run a batch of rows and return rows. Blocks; safe from any thread. Raises RunFailed."""
@@ -120,6 +122,19 @@ class Model:
         Raises Refused for more than `max_output_bytes`, and whatever a custom task raises.
         """
         return encode_output(self.postprocess(outputs, parameters), self.spec.max_output_bytes, chunk_bytes)
+
+    def encode_batch(self, outputs: Mapping[str, Array], chunk_bytes: int) -> list[bytes] | None:
+        """Return the JSON of each row of a batch, as `encode` without parameters returns it in one chunk.
+
+        None: the rows must be encoded one by one, because they are large, or because of an error, which may concern one
+        of them only. Not for custom tasks.
+        """
+        try:
+            bodies = self._task.encode_batch(outputs)
+        except Exception:  # noqa: BLE001 (it is met again in the row that it concerns)
+            return None
+        most = min(self.spec.max_output_bytes, chunk_bytes)
+        return bodies if bodies is not None and max(map(len, bodies)) <= most else None
 
     def has_large_output(self, outputs: Mapping[str, Array]) -> bool:
         """Return whether the JSON of an item's outputs takes long to write."""

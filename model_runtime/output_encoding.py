@@ -58,6 +58,19 @@ def encode_output(output: Any, max_bytes: int, chunk_bytes: int) -> list[bytes]:
     return [*chunks, bytes(rest)]
 
 
+def encode_rows(array: Array) -> list[bytes]:
+    """Return the JSON of the values of each row, flat and without brackets, as `encode_output` writes an array.
+
+    A row has at most SLICE_VALUES values. Raises TypeError if orjson cannot encode the array's type.
+    """
+    rows, values = len(array), array[0].size
+    flat = np.ascontiguousarray(array).reshape(rows, values)
+    if flat.size <= SLICE_VALUES:
+        return orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].split(b"],[")
+    middle = rows // 2
+    return encode_rows(flat[:middle]) + encode_rows(flat[middle:])
+
+
 def _encode(value: Any) -> Iterator[bytes]:
     """Yield the JSON of a value in pieces of about a slice."""
     if _weight(value) <= SLICE_VALUES:

@@ -162,8 +162,7 @@ class Offline:
     def _add_all(self, jobs: Sequence[ClaimedJob]) -> None:
         now = time.monotonic()
         items = [WorkItem(job, {}, now, now + NEVER_S) for job in jobs]
-        for item in items:
-            self._pending.add(item)
+        self._pending.add(*items)
         self._tasks.run(self._decode(items))
 
     async def _decode(self, items: list[WorkItem]) -> None:

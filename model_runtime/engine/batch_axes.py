@@ -35,7 +35,10 @@ class BatchAxes(NamedTuple):
         for name, (value, axis) in self.constants.items():
             feed[name] = value if axis is None else np.repeat(value, rows, axis)
         # Views of a frame may be unaligned, which the runtime does not support officially.
-        return {name: np.require(array, requirements=("C", "A")) for name, array in feed.items()}
+        for name, array in feed.items():
+            if not (array.flags.c_contiguous and array.flags.aligned):
+                feed[name] = np.require(array, requirements=("C", "A"))
+        return feed
 
     def arrange_outputs(self, results: Mapping[str, Array], rows: int) -> dict[str, Array]:
         """Return results with rows along the first dimension. What one row gave is its own, whatever its shape."""

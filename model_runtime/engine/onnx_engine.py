@@ -95,7 +95,8 @@ class OnnxEngine:
     def run(self, arrays: Mapping[str, Array], stop: Stop | None = None) -> dict[str, Array]:
         """Run a batch: the first dimension of arrays and results counts rows. Blocks. Thread-safe. Raises RunFailed."""
         rows = _row_count(arrays)
-        return self._axes.arrange_outputs(self._session.run(self.arrange(arrays), stop, rows), rows)
+        results = self._session.run(self._axes.arrange_inputs(arrays, rows), stop, rows)
+        return self._axes.arrange_outputs(results, rows)
 
     def warm_up(self, arrays: Mapping[str, Array]) -> None:
         """Prepare this batch size; on a GPU, bind its buffers and record its CUDA graph. Raises RunFailed."""

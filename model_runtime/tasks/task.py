@@ -4,7 +4,7 @@ A model's folder may contain a custom task: `task = "file.py:ClassName"` in `mod
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -32,6 +32,7 @@ class Task(ABC):
     `label_count`  the number of labels; None if it does not apply
     `row_shapes`   the shapes that `preprocess` makes, by input name, where all items have the same: the model is
                    measured and warmed up with them, if its own dimensions are free
+    `row_group`    the group of all items, if built-in code makes them all alike (batching/collation.py)
     """
 
     kinds: frozenset[str] = frozenset()
@@ -39,6 +40,7 @@ class Task(ABC):
     returns_arrays: ClassVar[bool] = False
     label_count: int | None = None
     row_shapes: Mapping[str, tuple[int, ...]] = {}
+    row_group: Hashable = None
 
     def __init__(
         self, spec: ModelSpec, folder: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
@@ -65,6 +67,13 @@ class Task(ABC):
 
         It may have numpy arrays; they become lists.
         """
+
+    def encode_batch(self, outputs: Mapping[str, Array]) -> list[bytes] | None:  # noqa: ARG002 (for built-in tasks)
+        """Return the JSON of each row of a batch, the same as from `postprocess` without parameters.
+
+        None: rows are encoded one by one.
+        """
+        return None
 
 
 def refuse_unknown(parameters: Mapping[str, Any], allowed: Collection[str]) -> None:

@@ -1,19 +1,24 @@
 """Task `tensor`: pass tensors to the model and return its tensors, after checks of names, types and shapes."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from operator import add
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import orjson
 
+from batching.collation import group_of
 from jobs.contract import tensors
 from jobs.contract.errors import Refused
-from model_runtime.output_encoding import Base64
+from model_runtime.output_encoding import Base64, encode_rows
 from model_runtime.spec.model_toml import ModelSpec
 from model_runtime.tasks.task import Task, read_encoding
 from model_runtime.tensor_spec import DTYPES, Array, TensorSpec
 
 _ENCODINGS: Final = ("json", "base64")
+MAX_ROW_VALUES: Final = 1024  # of rows that are encoded together: with more values it saves little
 
 
 class TensorTask(Task):
@@ -33,17 +38,27 @@ class TensorTask(Task):
     ) -> None:
         super().__init__(spec, folder, inputs, outputs)
         self._by_name = {tensor_spec.name: tensor_spec for tensor_spec in inputs}
+        if all(tensor_spec.is_fixed for tensor_spec in inputs):
+            self.row_group = group_of(
+                {name: np.empty(s.shape, DTYPES[s.datatype]) for name, s in self._by_name.items()}
+            )
         if len(inputs) == 1 and inputs[0].is_fixed:
             self.kinds = frozenset({"tensors", "raw"})
+            self._raw_name, self._raw_shape, self._raw_dtype = (
+                inputs[0].name,
+                inputs[0].shape,
+                DTYPES[inputs[0].datatype],
+            )
             self._raw_bytes = tensors.size_bytes(inputs[0].datatype, inputs[0].shape)
 
     def preprocess(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:
         """Return views of `data` without copying. Raises Refused("invalid_input") with the expected type and shape."""
-        read_encoding(parameters, _ENCODINGS)
+        if parameters:
+            read_encoding(parameters, _ENCODINGS)
         if kind == "raw":
-            tensor_spec = self.inputs[0]
             if len(data) == self._raw_bytes:
-                return {tensor_spec.name: np.ndarray(tensor_spec.shape, DTYPES[tensor_spec.datatype], data)}
+                return {self._raw_name: np.ndarray(self._raw_shape, self._raw_dtype, data)}
+            tensor_spec = self.inputs[0]
             return {tensor_spec.name: _view(tensor_spec, tensors.Tensor(tensor_spec.datatype, tensor_spec.shape, data))}
         frame = tensors.unpack_tensors(data)
         if frame.keys() != self._by_name.keys():
@@ -54,6 +69,28 @@ class TensorTask(Task):
         """Return the tensors, their values as flat arrays that `encode_output` writes."""
         is_base64 = read_encoding(parameters, _ENCODINGS) == "base64"
         return {"tensors": {spec.name: _show(spec, outputs[spec.name], is_base64=is_base64) for spec in self.outputs}}
+
+    def encode_batch(self, outputs: Mapping[str, Array]) -> list[bytes] | None:
+        """Return the JSON of each row of a batch; None if the rows are large."""
+        arrays = [outputs[spec.name] for spec in self.outputs]
+        if sum(array[0].size for array in arrays) > MAX_ROW_VALUES:
+            return None
+        heads = [
+            _head(spec.name, spec.datatype, array.shape[1:]) for spec, array in zip(self.outputs, arrays, strict=True)
+        ]
+        if len(arrays) == 1:
+            head = b'{"tensors":{' + heads[0]
+            return [b"%b%b]}}}" % (head, text) for text in encode_rows(arrays[0])]
+        rows = zip(*map(encode_rows, arrays), strict=True)
+        shown = (b"]},".join(map(add, heads, texts)) for texts in rows)
+        return [b'{"tensors":{%b]}}}' % tensors for tensors in shown]
+
+
+@lru_cache
+def _head(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    """Return the JSON of one row of an output, up to its values."""
+    tensor = {"datatype": datatype, "shape": shape, "data": ()}
+    return orjson.dumps(name) + b":" + orjson.dumps(tensor).removesuffix(b"]}")
 
 
 def _show(tensor_spec: TensorSpec, array: Array, *, is_base64: bool) -> dict[str, Any]:

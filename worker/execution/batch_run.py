@@ -7,7 +7,7 @@ import time
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
-from batching.collation import Arrays, split_outputs, stack_items
+from batching.collation import Arrays, check_row_count, split_outputs, stack_items
 from batching.memory_limits import MemoryLimits
 from jobs.contract.lifecycle import State
 from model_runtime.engine.onnx_engine import Fault, RunFailed, Stop, classify_error
@@ -48,10 +48,13 @@ class RunContext(NamedTuple):
 
 
 class BatchRun:
-    """One batch of one group. `stop` ends the run early, from any thread."""
+    """One batch of one group. `stop` ends the run early, from any thread; None: the run cannot be stopped."""
 
-    def __init__(self, run_context: RunContext, group: Hashable, items: Sequence[WorkItem]) -> None:
-        self.items, self.stop = items, Stop()
+    def __init__(
+        self, run_context: RunContext, group: Hashable, items: Sequence[WorkItem], stop: Stop | None = None
+    ) -> None:
+        self.items, self.stop = items, stop
+        self.cpu_s = 0.0  # of the thread that ran it
         self._group, self._context = group, run_context
         self._model, self._ceilings, self._journal = run_context[:3]
 
@@ -60,8 +63,10 @@ class BatchRun:
 
         If it raises DeviceLost, the items stay in the in-flight journal.
         """
+        began = time.thread_time()
         completed = self._run(self.items)
         self._journal.clear()
+        self.cpu_s = time.thread_time() - began
         return completed
 
     def _run(self, items: Sequence[WorkItem], *, known_bad: bool = False) -> list[CompletedItem | RunOutput]:
@@ -86,22 +91,33 @@ class BatchRun:
         try:
             padded_size = self._padded_size(items)
             rows = self._model.run(stack_items([item.arrays for item in items], padded_size), self.stop)
-            outputs = split_outputs(rows, len(items), padded_size)
+            check_row_count(rows, len(items), padded_size)
         except Exception as error:  # noqa: BLE001 (a runtime may raise any Exception)
             return self._classify(items, error)
         infer_ms = (time.monotonic() - started) * 1000
+        started_ms, size = started * 1000, len(items)
+        waits_ms = [max(0.0, started_ms - item.claimed_at * 1000 - item.decode_ms) for item in items]
+        if bodies := self._encode_together(items, rows, padded_size):
+            return [
+                CompletedItem(item, item.outcome(State.SUCCEEDED, body, wait_ms, infer_ms, size))
+                for item, body, wait_ms in zip(items, bodies, waits_ms, strict=True)
+            ]
         ran = [
-            RunOutput(item, output, self._batch_wait_ms(item, started), infer_ms, len(items))
-            for item, output in zip(items, outputs, strict=True)
+            RunOutput(item, output, wait_ms, infer_ms, size)
+            for item, output, wait_ms in zip(items, split_outputs(rows, size, padded_size), waits_ms, strict=True)
         ]
         if self._model.has_custom_task:
             return [*ran]
         has_large = self._model.has_large_output
         return [each if has_large(each.outputs) else postprocess_output(self._context, each) for each in ran]
 
-    @staticmethod
-    def _batch_wait_ms(item: WorkItem, started: float) -> float:
-        return max(0.0, (started - item.claimed_at) * 1000 - item.decode_ms)
+    def _encode_together(self, items: Sequence[WorkItem], rows: Arrays, padded_size: int) -> list[bytes] | None:
+        """Return the encoded outputs of all items; None if they must be postprocessed one by one."""
+        if self._model.has_custom_task or any(item.parameters for item in items):
+            return None
+        if padded_size > len(items):
+            rows = {name: array[: len(items)] for name, array in rows.items()}
+        return self._model.encode_batch(rows, self._context.chunk_bytes)
 
     def _padded_size(self, items: Sequence[WorkItem]) -> int:
         """Return how many rows these items run with: padded to a bucket, unless memory had no room for as many rows."""

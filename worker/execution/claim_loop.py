@@ -173,8 +173,7 @@ class ClaimLoop:
     def _add_items(self, claimed: list[ClaimedJob], claim_started_at: float) -> None:
         now = time.monotonic()
         items = [WorkItem(job, {}, now, now + job.deadline_ms / 1000 - job.claimed_us / 1e6) for job in claimed]
-        for item in items:
-            self._pending.add(item)
+        self._pending.add(*items)
         if not self._model.offload:
             self._settle_items(items, preprocess_items(self._model, self._journal, items), claim_started_at)
             return
@@ -204,8 +203,7 @@ class ClaimLoop:
 
     def _settle_items(self, items: list[WorkItem], ends: list[CompletedItem | None], claim_started_at: float) -> None:
         self._lead_time_s = max(self._lead_time_s * 0.95, 2 * (time.monotonic() - claim_started_at) + SLACK_S)
-        for item, end in zip(items, ends, strict=True):
-            if end is None:
-                self._pending.mark_ready(item)
-            else:
-                self._result_writer.add([end])
+        if failed := [end for end in ends if end is not None]:
+            self._result_writer.add(failed)
+            items = [item for item, end in zip(items, ends, strict=True) if end is None]
+        self._pending.mark_ready(*items)

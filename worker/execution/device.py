@@ -11,10 +11,11 @@ import signal
 import time
 from collections import defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from batching.device_share import DeviceShare
+from model_runtime.engine.onnx_engine import Stop
 from worker.execution import outcomes
 from worker.execution.batch_run import BatchRun, DeviceLost, RunContext, RunOutput
 from worker.execution.pending_items import CompletedItem, PendingItems
@@ -28,12 +29,12 @@ RECENT_RUNS: Final = 8
 
 @dataclass(eq=False, slots=True)
 class _Turn:
-    """A model's turn on the device: it may wait until `granted`. `run`: its run in a thread, which may be stopped."""
+    """A model's turn on the device. `granted`: set when its wait ends. `run`: its run in a thread, may be stopped."""
 
     name: str
     on_gpu: bool
     pending: PendingItems
-    granted: asyncio.Event = field(default_factory=asyncio.Event)
+    granted: asyncio.Event | None = None
     ends_at: float = 0.0  # estimated, on the monotonic clock
     run: BatchRun | None = None
 
@@ -72,7 +73,8 @@ class Device:
 
     def is_busy(self, name: str) -> bool:
         """Return whether a run of this version cannot begin now."""
-        return len(self._turns) >= self._max_concurrent_runs or any(turn.name == name for turn in self._turns)
+        turns = self._turns
+        return bool(turns) and (len(turns) >= self._max_concurrent_runs or any(turn.name == name for turn in turns))
 
     def remaining_s(self, name: str, now: float) -> float:
         """Estimate the seconds until a run of this version can begin, from the last run of each version."""
@@ -90,29 +92,32 @@ class Device:
     async def run_next(self, run_context: RunContext, pending: PendingItems) -> list[CompletedItem | RunOutput]:
         """Wait for the device, then close the next batch and run it; returns the results."""
         turn = _Turn(run_context.name, run_context.model.uses_gpu, pending)
-        await self._begin(turn)
-        seconds, item_count = 0.0, 0
+        if self._waiting or not self._can_begin(turn):
+            await self._wait_for_turn(turn)
+        else:
+            self._start(turn)
+        seconds, item_count, inline_policy = 0.0, 0, run_context.inline_policy
         try:
-            completed: list[CompletedItem | RunOutput] = [
-                outcomes.expire_item(item) for item in pending.overdue(time.monotonic())
-            ]
+            started = time.monotonic()
+            completed: list[CompletedItem | RunOutput] = [*map(outcomes.expire_item, pending.overdue(started))]
             batch = pending.next_batch()
             if batch is None:
                 return completed
-            run, started = BatchRun(run_context, batch.group, batch.items), time.monotonic()
-            item_count = len(run.items)
-            turn.ends_at = started + self._times[turn.name].estimate_s(item_count)
-            if run_context.inline_policy.is_expected_short(item_count):
+            item_count = len(batch.items)
+            if inline_policy.is_expected_short(item_count):
+                run = BatchRun(run_context, batch.group, batch.items)
                 completed += self._run_inline(run)
             else:
+                turn.ends_at = started + self._times[turn.name].estimate_s(item_count)
+                run = BatchRun(run_context, batch.group, batch.items, Stop())
                 completed += await self._run(turn, run)
             seconds = time.monotonic() - started
         finally:
             self._end(turn, seconds, item_count)
-        run_context.inline_policy.record_run(seconds, item_count)
+        inline_policy.record_run(seconds, item_count, None if turn.on_gpu else run.cpu_s)
         last_end = completed[-1]
         if infer_ms := last_end.infer_ms if isinstance(last_end, RunOutput) else last_end.outcome.infer_ms:
-            run_context.inline_policy.record_inference(infer_ms / 1000)
+            inline_policy.record_inference(infer_ms / 1000)
         log.debug("%s: %d (%s), %.1f ms", turn.name, item_count, batch.reason, seconds * 1000)
         return completed
 
@@ -130,11 +135,8 @@ class Device:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _begin(self, turn: _Turn) -> None:
-        """Wait for the turn."""
-        if not self._waiting and self._can_begin(turn):
-            self._start(turn)
-            return
+    async def _wait_for_turn(self, turn: _Turn) -> None:
+        turn.granted = asyncio.Event()
         self._waiting.append(turn)
         asyncio.get_running_loop().call_soon(self._grant)
         try:
@@ -159,7 +161,8 @@ class Device:
             turn = turns[self._share.next_of(reversed(turns))]
             self._waiting.remove(turn)
             self._start(turn)
-            turn.granted.set()
+            if turn.granted is not None:
+                turn.granted.set()
 
     def _end(self, turn: _Turn, seconds: float, item_count: int) -> None:
         self._turns.remove(turn)
@@ -202,7 +205,8 @@ class Device:
         os._exit(EX_SOFTWARE)
 
     def _stop(self, run: BatchRun) -> None:
-        run.stop.now()
+        if run.stop is not None:
+            run.stop.now()
         asyncio.get_running_loop().call_later(self._run_stop_timeout_s, self._exit_if_running, run)
 
     def _exit_if_running(self, run: BatchRun) -> None:

@@ -39,8 +39,14 @@ class InlineRunPolicy:
         """Return whether most recent batches were short; then the device is not the bottleneck."""
         return self._recent_short > RECENT_RUNS // 2
 
-    def record_run(self, seconds: float, item_count: int) -> None:
-        """Record the seconds of a whole run of `item_count` items."""
+    def record_run(self, seconds: float, item_count: int, cpu_s: float | None = None) -> None:
+        """Record the seconds of a whole run of `item_count` items.
+
+        `cpu_s`: CPU time of its thread, if the run has only that to wait for. A run that is not long is judged by it:
+        on a busy machine a short run may wait for a core, and a switch of threads would make that wait longer.
+        """
+        if cpu_s is not None and seconds <= LONG_S:
+            seconds = cpu_s
         if seconds <= SHORT_S:
             self._streak, self._delayed = self._streak + 1, 0
             self._largest = max(self._largest, item_count)

@@ -4,7 +4,9 @@ import asyncio
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
 
 from batching.batcher import Batch, Batcher, BatchLimits
 from batching.collation import Arrays
@@ -38,8 +40,11 @@ class WorkItem:
         after_ms: int = 0,
     ) -> Outcome:
         """Return the outcome of this item's job."""
-        times = (self.decode_ms, batch_ms, infer_ms)
-        return Outcome(self.job.id, self.job.attempt, state, body, *times, batch_size, dead, after_ms)
+        job = self.job
+        return Outcome(job.id, job.attempt, state, body, self.decode_ms, batch_ms, infer_ms, batch_size, dead, after_ms)
+
+
+_GROUP: Final = attrgetter("group")
 
 
 class CompletedItem(NamedTuple):
@@ -93,27 +98,32 @@ class PendingItems:
         """Discard a job that was canceled or has expired."""
         self.discard([job for job in self.held() if job.id == job_id])
 
-    def add(self, item: WorkItem) -> None:
-        """Add an item that is not preprocessed yet."""
-        if old := self._ahead.get(item.job.id):
-            self.discard([old.job])
-        self._ahead[item.job.id] = item
+    def add(self, *items: WorkItem) -> None:
+        """Add items that are not preprocessed yet."""
+        ahead = self._ahead
+        for item in items:
+            job_id = item.job.id
+            if old := ahead.get(job_id):
+                self.discard([old.job])
+            ahead[job_id] = item
 
-    def mark_ready(self, item: WorkItem) -> None:
-        """Make a preprocessed item available for the next batch; a discarded item is ignored."""
-        if self._ahead.get(item.job.id) is item:
-            self._batcher.add(item, time.monotonic(), item.group)
+    def mark_ready(self, *items: WorkItem) -> None:
+        """Make preprocessed items available for the next batch; discarded items are ignored."""
+        ahead, now = self._ahead, time.monotonic()
+        for group, alike in groupby([item for item in items if ahead.get(item.job.id) is item], _GROUP):
+            self._batcher.extend(alike, now, group)
             self._item_ready.set()
 
     def discard(self, jobs: Sequence[ClaimedJob]) -> None:
         """Remove claims whose outcome is written or whose lease is lost."""
-        waiting = [item for job in jobs if (item := self._ahead.get(job.id)) and item.job.attempt == job.attempt]
+        ahead, running = self._ahead, self._running_items
+        waiting = [item for job in jobs if (item := ahead.get(job.id)) and item.job.attempt == job.attempt]
         for item in waiting:
-            del self._ahead[item.job.id]
+            del ahead[item.job.id]
         if waiting:
             self._batcher.remove(waiting)
         for job in jobs:
-            self._running_items.pop(job.claim, None)
+            running.pop(job.claim, None)
         self._item_left.set()
 
     def close(self) -> None:
@@ -127,8 +137,11 @@ class PendingItems:
         """Remove and return the batch that is due, or None."""
         batch = self._batcher.take(time.monotonic())
         if batch is not None:
+            ahead, running = self._ahead, self._running_items
             for item in batch.items:
-                self._running_items[item.job.claim] = self._ahead.pop(item.job.id)
+                job = item.job
+                running[job.claim] = item
+                del ahead[job.id]
             self._item_left.set()
         return batch
 

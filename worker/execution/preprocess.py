@@ -23,30 +23,32 @@ def preprocess_items(model: Model, journal: InFlightJournal, items: list[WorkIte
     Errors are classified here and not on the event loop, because custom code may compute their texts.
     """
     ends: list[CompletedItem | None] = []
-    if not model.is_journaled_singly:  # preprocessing only maps bytes: a record per item would cost as much
+    is_journaled_singly = model.is_journaled_singly
+    if not is_journaled_singly:  # preprocessing only maps bytes: a record per item would cost as much
         journal.record([item.job.claim for item in items])
+    started = time.monotonic()
     for item in items:
-        if model.is_journaled_singly:
+        if is_journaled_singly:
             journal.record([item.job.claim])
-        error = preprocess_item(model, item)
+        error = _preprocess_item(model, item)
         ends.append(None if error is None else outcomes.outcome_of_error(model, item, error, "preprocess"))
+        ended = time.monotonic()
+        item.decode_ms, started = (ended - started) * 1000, ended
     journal.clear()
     return ends
 
 
-def preprocess_item(model: Model, item: WorkItem) -> Exception | None:
+def _preprocess_item(model: Model, item: WorkItem) -> Exception | None:
     """Turn an item's input bytes into arrays; returns an error instead of raising it."""
-    started = time.monotonic()
+    job = item.job
     try:
-        item.parameters = read_parameters(item.job)
-        item.arrays = model.preprocess(item.job.kind, item.job.input, item.parameters)
-        item.group = group_of(item.arrays)
+        item.parameters = parameters = read_parameters(job)
+        item.arrays = model.preprocess(job.kind, job.input, parameters)
+        item.group = model.row_group or group_of(item.arrays)
     except Exception as error:  # noqa: BLE001 (a custom task may raise anything)
         return error
     except BaseException as error:  # noqa: BLE001 (SystemExit or a cancellation has no meaning in a thread)
         return RuntimeError(f"it raised {type(error).__name__}: {error}")
-    finally:
-        item.decode_ms = (time.monotonic() - started) * 1000
     return None
 
 

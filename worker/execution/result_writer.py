@@ -6,8 +6,8 @@ Large outputs are written in chunks first, beside the other outcomes.
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Sequence
+from operator import add
 
 from jobs.contract.errors import StoreUnavailable
 from jobs.metrics.histograms import HistogramBuffer
@@ -116,14 +116,17 @@ class ResultWriter:
 
     def _count(self, completed: Sequence[CompletedItem]) -> None:
         now, observe = time.monotonic(), self._histogram_buffer.observe
-        for item, outcome in completed:
-            queue_ms = (item.job.claimed_us - item.job.created_us) / 1000
-            observe("queue", queue_ms)
-            observe("decode", outcome.decode_ms)
-            observe("total", queue_ms + (now - item.claimed_at) * 1000)
-            if outcome.batch_size:
-                observe("batch", outcome.batch_ms)
-        for (size, infer_ms), items in Counter((o.batch_size, o.infer_ms) for _, o in completed).items():
-            if size:
-                observe("size", size, items // size)
-                observe("infer", infer_ms, items // size)
+        queued_ms = [(item.job.claimed_us - item.job.created_us) / 1000 for item, _ in completed]
+        observe("queue", queued_ms)
+        observe("decode", [outcome.decode_ms for _, outcome in completed])
+        held_ms = [(now - item.claimed_at) * 1000 for item, _ in completed]
+        observe("total", [*map(add, queued_ms, held_ms)])
+        batches: dict[tuple[int, float], int] = {}  # size and time of a batch → its items among these
+        in_batch = [outcome for _, outcome in completed if outcome.batch_size]
+        observe("batch", [outcome.batch_ms for outcome in in_batch])
+        for outcome in in_batch:
+            batch = outcome.batch_size, outcome.infer_ms
+            batches[batch] = batches.get(batch, 0) + 1
+        for (size, infer_ms), items in batches.items():
+            observe("size", [size] * (items // size))
+            observe("infer", [infer_ms] * (items // size))

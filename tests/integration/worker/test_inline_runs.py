@@ -59,6 +59,15 @@ def test_a_delayed_run_is_ignored() -> None:
     assert runs.is_expected_short(8)
 
 
+def test_a_run_that_waits_for_a_core_is_short() -> None:
+    runs = trusted()
+    for _ in range(2 * MAX_DELAYED_RUNS):
+        runs.record_run(LONG_S / 2, 8, cpu_s=SHORT_S)
+    assert runs.is_expected_short(8)
+    runs.record_run(2 * LONG_S, 8, cpu_s=SHORT_S)
+    assert not runs.is_expected_short(8)
+
+
 @pytest.mark.parametrize("port", [TensorSpec("n", "INT64", (1,)), TensorSpec("x", "FP32", (-1,))])
 def test_inputs_that_may_control_the_amount_of_work_never_run_inline(port: TensorSpec) -> None:
     runs = InlineRunPolicy([*FLOATS, port])

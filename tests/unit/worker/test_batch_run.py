@@ -50,6 +50,9 @@ class Faulty:
     def encode(self, outputs: Mapping[str, Array], _parameters: Mapping[str, Any], _chunk_bytes: int) -> list[bytes]:
         return [b'{"y":[%f]}' % outputs["y"][0]]
 
+    def encode_batch(self, _outputs: Mapping[str, Array], _chunk_bytes: int) -> None:
+        return None  # one by one
+
     def has_large_output(self, _outputs: Mapping[str, Array]) -> bool:
         return False
 

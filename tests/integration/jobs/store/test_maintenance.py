@@ -207,7 +207,7 @@ async def test_dead_letters_make_room_for_newer_ones(bench: StoreBench) -> None:
 async def test_workers_stay_registered_on_a_full_server(bench: StoreBench) -> None:
     report, connection = WorkerReport("w1", 1, "here", ["m 1"]), bench.store.connection
     histogram_buffer = HistogramBuffer()
-    histogram_buffer.observe("size", 4)
+    histogram_buffer.observe("size", [4])
     with bench.server.client() as client:
         client.config_set("maxmemory", "1")
         try:

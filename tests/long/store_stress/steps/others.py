@@ -66,7 +66,7 @@ class OtherSteps:
     async def count(self) -> None:
         """Add to the histograms: every reported value is counted once."""
         world, histogram_buffer = self._world, HistogramBuffer()
-        histogram_buffer.observe("size", 4)
+        histogram_buffer.observe("size", [4])
         _, _, fate = await world.call(lambda: histogram_buffer.tell(world.connection, "m"))
         self._told["m"] += fate != "unsent"
         found = await read_stats(world.connection, ["m"])
