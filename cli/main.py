@@ -18,6 +18,7 @@ VERBS = {
     "models": ("cli.models", "manage served versions; check, profile, import and optimize model files"),
     "keys": ("cli.api_keys", "create, list and revoke API keys"),
     "tenants": ("cli.tenant_limits", "list, set and unset the limits of single tenants"),
+    "jobs": ("cli.job_records", "print a job's record as it lies in Redis"),
     "bulk": ("cli.bulk.command", "run a folder, an archive or a table and write the results to a file"),
     "gpu-report": ("cli.gpu_report.command", "compare speed and outputs of a model on CPU, CUDA and TensorRT"),
     "bench": ("cli.bench.command", "measure the throughput and latency of a running service"),

@@ -24,6 +24,7 @@ from model_runtime.profiling.batch_cap import (
     sizes_up_to,
     zero_batch,
 )
+from model_runtime.profiling.measuring_lock import measuring_alone
 from model_runtime.profiling.profile_store import StoredProfile
 from model_runtime.repository.repository import ModelFolder, with_version_spec
 from model_runtime.spec.model_toml import ModelError
@@ -258,7 +259,8 @@ def _choose_profile(folder: ModelFolder, engine: AnyEngine, stored: StoredProfil
     if folder.spec.max_batch is not None:
         return Profile(folder.spec.max_batch, {})
     spent = time.process_time if engine.provider == "cpu" else None
-    profile = measure_profile(MeasuredModel(engine.inputs, engine.run, spent=spent))
+    with measuring_alone():
+        profile = measure_profile(MeasuredModel(engine.inputs, engine.run, spent=spent))
     if isinstance(profile.error, RunFailed) and profile.error.fault == "device":  # else the first jobs would fail
         raise ModelError(folder.onnx, None, f"the device was lost while batch sizes were measured: {profile.error}")
     if profile.error is not None:

@@ -13,7 +13,8 @@ from background.settings import BackgroundSettings
 from jobs.bulk.settings import BulkSettings
 from jobs.contract.errors import CODES
 from jobs.contract.lifecycle import FINAL, TRANSITIONS, State, draw_diagram
-from jobs.redis_client import client, keys
+from jobs.redis_client import keys
+from jobs.redis_client.script import Script
 from jobs.store.settings import StoreSettings
 from worker.settings import WorkerSettings
 
@@ -63,7 +64,7 @@ def test_every_lua_script_documents_its_arguments_and_result() -> None:
         "claim",
         "extend_leases",
         "finish",
-        "reclaim",
+        "expire_and_reclaim",
         "cancel",
         "read_and_wait",
     }
@@ -89,7 +90,7 @@ def test_a_script_is_preceded_by_the_shared_code_it_needs() -> None:
         for path in (folder / "shared").glob("*.lua")
     }
     for path in (path for path in folder.rglob("*.lua") if path.parent.name != "shared"):
-        source = client.Script(path.relative_to(folder).with_suffix("").as_posix()).source
+        source = Script(path.relative_to(folder).with_suffix("").as_posix()).source
         code = re.sub(r"--.*", "", source)
         for part, names in defined.items():
             used = {name for name in names if re.search(rf"(?<![\w.:'])({name})\(", code)}

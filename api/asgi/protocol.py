@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final, NoReturn, cast
-from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
@@ -19,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.asgi import single_write
 from api.asgi.connection_limits import ConnectionLimits, ConnectionTable
-from api.asgi.request import cache_short
+from api.asgi.request import parse_url
 from api.asgi.request_boundaries import RequestSplitter
 from api.asgi.responses import error_response
 from api.asgi.tenant_budgets import RETRY_AFTER_S
@@ -33,14 +32,6 @@ UPLOAD_PATH: Final = b"/v1/files"  # its body may be large: the timeout grows wi
 LINGER_S: Final = 1.0  # before closing, so that an early response can reach the caller
 SWEEPS_PER_LIMIT: Final = 10
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 s
-
-
-@cache_short(256)
-def _parse_url(url: bytes) -> tuple[str, bytes, bytes]:
-    """Return the decoded path, the raw path and the query of a request's URL."""
-    parsed = httptools.parse_url(url)
-    path = parsed.path.decode("ascii")
-    return unquote(path) if "%" in path else path, parsed.path, parsed.query or b""
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -206,7 +197,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def _begin(self) -> None:
         """Start the app for a request whose head is complete."""
         parser = self.parser
-        path, raw_path, query = _parse_url(self.url)
+        path, raw_path, query = parse_url(self.url)
         version, method = parser.get_http_version(), parser.get_method().decode("ascii")
         if version not in HTTP_VERSIONS:
             self._raise_refusal(Refused("malformed_request", f"HTTP/{version} is not supported: send HTTP/1.1"))

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
+
+import httptools
 
 from api.asgi.gzip_body import ENCODINGS, GzipReceiver
 from api.asgi.responses import Receive, Scope
@@ -113,6 +115,14 @@ class Request:
             message = f"Content-Encoding {name[:80]!r} is not supported: send gzip or identity"
             raise Refused("unsupported_media_type", message, allowed=["gzip", "identity"])
         return receive
+
+
+@cache_short(256)
+def parse_url(url: bytes) -> tuple[str, bytes, bytes]:
+    """Return the decoded path, the raw path and the query of a request's URL."""
+    parsed = httptools.parse_url(url)
+    path = parsed.path.decode("ascii")
+    return unquote(path) if "%" in path else path, parsed.path, parsed.query or b""
 
 
 @cache_short(64)

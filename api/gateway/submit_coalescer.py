@@ -10,15 +10,16 @@ from typing import Final
 from jobs.contract.errors import JitneyError
 from jobs.contract.job import Accepted, Submission
 from jobs.redis_client.task_supervisor import TaskSupervisor
+from jobs.store.codec import OWN_KEY_BYTES
 from jobs.store.job_store import JobStore
 
 SubmitResult = Accepted | JitneyError
 OnResult = Callable[[SubmitResult | BaseException], None]
-GroupKey = tuple[str, frozenset[str]]  # the waiting gateway, and the closed lanes
+GroupKey = tuple[str, frozenset[str], bool]  # the waiting gateway, the closed lanes, whether the inputs are large
 
-# Larger inputs are sent alone, and groups are bounded, so that small jobs do not wait behind large ones.
-LARGE_BYTES: Final = 32 << 10
-MAX_GROUP_BYTES: Final = 128 << 10
+# Large inputs have groups of their own, and groups are bounded, so that small jobs do not wait behind large ones.
+MAX_GROUP_BYTES: Final = 96 << 10  # with which no further job joins
+MAX_LARGE_GROUP_BYTES: Final = 1 << 20
 MAX_GROUP_JOBS: Final = 64
 _NONE: Final[frozenset[str]] = frozenset()
 
@@ -44,30 +45,25 @@ class SubmitCoalescer:
         self, job: Submission, on_result: OnResult, waiting_gateway: str = "", *, closed: Collection[str] = ()
     ) -> None:
         """Submit one job; `on_result` is called with its result of `JobStore.submit`, or what that raises."""
-        group_key = (waiting_gateway, frozenset(closed) if closed else _NONE)
         size_bytes = len(job.input)
-        pending = self._open.get(group_key) if size_bytes <= LARGE_BYTES else None
+        is_large = size_bytes >= OWN_KEY_BYTES
+        group_key = (waiting_gateway, frozenset(closed) if closed else _NONE, is_large)
+        pending = self._open.get(group_key)
         if pending is None:
-            pending = self._begin(group_key, stays_open=size_bytes <= LARGE_BYTES)
+            pending = self._open[group_key] = PendingSubmits()
+            self._tasks.run(self._submit(pending, group_key))
         pending.jobs.append(job)
         pending.on_results.append(on_result)
         pending.size_bytes += size_bytes
-        is_full = len(pending.jobs) >= MAX_GROUP_JOBS or pending.size_bytes + LARGE_BYTES > MAX_GROUP_BYTES
-        if is_full and self._open.get(group_key) is pending:
+        most_bytes = MAX_LARGE_GROUP_BYTES if is_large else MAX_GROUP_BYTES
+        if len(pending.jobs) >= MAX_GROUP_JOBS or pending.size_bytes >= most_bytes:
             del self._open[group_key]  # the next job begins another group
-
-    def _begin(self, group_key: GroupKey, *, stays_open: bool) -> PendingSubmits:
-        pending = PendingSubmits()
-        if stays_open:
-            self._open[group_key] = pending
-        self._tasks.run(self._submit(pending, group_key))
-        return pending
 
     async def _submit(self, pending: PendingSubmits, group_key: GroupKey) -> None:
         """Close the group and submit it. As a new task it runs after the events that had arrived."""
         if self._open.get(group_key) is pending:
             del self._open[group_key]
-        waiting_gateway, closed = group_key
+        waiting_gateway, closed, _ = group_key
         try:
             results = await self._store.submit(pending.jobs, waiting_gateway, closed=closed)
         except BaseException as error:  # noqa: BLE001 - passed to the callers

@@ -12,7 +12,6 @@ from jobs.store import codec
 
 log = logging.getLogger("jitney.background")
 
-JOB_OUTCOME_LENGTH: Final = 17  # elements of the outcome of a line that was a job; others have fewer
 # Error codes and messages of lines that ended with their bulk job, by job state.
 BATCH_ERRORS: Final = {
     "canceled": ("batch_cancelled", "the batch was cancelled before this line was done"),
@@ -20,7 +19,6 @@ BATCH_ERRORS: Final = {
 }
 UNREADABLE: Final = {"code": "unreadable_job", "message": "the outcome of this line cannot be read", "status": 422}
 GONE: Final = {"code": "output_not_stored", "message": "Redis lost the output of this line", "status": 507}
-CHUNK_COUNT: Final = 16  # of an outcome's fields behind its line and custom_id
 # A line's job is not kept beside the result files, so these fields would lead nowhere.
 HIDDEN_FIELDS: Final = ("urls", "position", "eta_ms")
 
@@ -48,28 +46,29 @@ class RenderedLine(NamedTuple):
 
 
 def render_line(outcome: bytes) -> RenderedLine:
-    """Format an outcome as logged by `completion.lua`; an outcome that cannot be read becomes a failed line."""
-    line_id, custom_id, *fields = orjson.loads(outcome)
+    """Format an outcome as logged by `completion.lua`; one that cannot be read becomes a failed line."""
+    line_id, custom_id, values = codec.read_outcome(outcome)
     try:
-        return _render_line(line_id, custom_id, fields)
+        return _render_line(line_id, custom_id, values)
     except Exception:
         log.exception("cannot read the outcome of bulk line %s", line_id)
         return _render_failure(line_id, custom_id, "failed", UNREADABLE)
 
 
-def _render_line(line_id: str, custom_id: str | None, fields: list[Any]) -> RenderedLine:
-    if len(fields) + 2 < JOB_OUTCOME_LENGTH:
-        state, body = fields
-        return _render_failure(line_id, custom_id, state, orjson.loads(body))._replace(log_bytes=len(body))
-    job = codec.read_logged_job([line_id, *fields])
-    log_bytes = len((fields[11] or fields[12] or "").encode())
+def _render_line(line_id: str, custom_id: str | None, values: list[Any]) -> RenderedLine:
+    if len(values) == len(("state", "error")):
+        state, error = values
+        line = _render_failure(line_id, custom_id, state.decode(), orjson.loads(error))
+        return line._replace(log_bytes=len(error))
+    job, chunks = codec.read_line_job(line_id, values)
     if job is None:
-        return _render_failure(line_id, custom_id, "failed", UNREADABLE)._replace(log_bytes=log_bytes)
-    if job.state == "succeeded" and job.output is None and job.output_bytes:
+        return _render_failure(line_id, custom_id, "failed", UNREADABLE)
+    log_bytes = len(job.output or job.error or b"")
+    if job.state == "succeeded" and chunks:
         head, tail = split_view(lambda marked: _render_success(line_id, custom_id, marked), job)
         gone = _render_failure(line_id, custom_id, "failed", GONE).text
-        chunked = ChunkedOutput(job.id, job.attempts, int(fields[CHUNK_COUNT]), tail, gone)
-        return RenderedLine(head, succeeded=True, log_bytes=job.output_bytes, chunked=chunked)
+        chunked = ChunkedOutput(job.id, job.attempts, chunks, tail, gone)
+        return RenderedLine(head, succeeded=True, log_bytes=job.output_bytes or 0, chunked=chunked)
     if job.state == "succeeded":
         return RenderedLine(_render_success(line_id, custom_id, job), succeeded=True, log_bytes=log_bytes)
     error = orjson.loads(job.error or b"{}")

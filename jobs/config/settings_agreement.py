@@ -27,7 +27,7 @@ from jobs.redis_client.periodic_refresh import RETRY_S, PeriodicRefresh
 
 log = logging.getLogger("jitney.jobs")
 
-FORMAT: Final = "2"  # of keys and records in Redis; raised when a release cannot read what an earlier one wrote
+FORMAT: Final = "3"  # of keys and records in Redis; raised when a release cannot read what an earlier one wrote
 MAX_SHARDS: Final = 99
 MIN_TTL_S: Final = 3.0  # tolerates a late heartbeat
 INTERVALS_TO_LIVE: Final = 3

@@ -12,7 +12,7 @@ Lane = Literal["interactive", "bulk"]
 LANES: Final[tuple[Lane, ...]] = ("interactive", "bulk")
 Kind = Literal["image", "tensors", "raw"]
 
-RECORD_VERSION: Final = "1"
+RECORD_VERSION: Final = "2"
 
 
 class Submission(NamedTuple):
@@ -49,13 +49,14 @@ class Accepted(NamedTuple):
 class ClaimedJob(NamedTuple):
     """A job under lease, as a worker gets it. Times are the Redis server's. `retries`: retries so far.
 
-    `tenant`: workers preprocess inputs round robin between tenants.
+    `input` None: it is large and has not been read yet (jobs/store/inputs.py), or it is lost. `tenant`: workers
+    preprocess inputs round robin between tenants.
     """
 
     id: str
     attempt: int
     kind: str
-    input: bytes
+    input: bytes | None
     parameters: bytes
     created_us: int
     claimed_us: int
@@ -149,6 +150,7 @@ class Job(NamedTuple):
     stages_ms: tuple[float, float, float] | None = None  # decode, batch, infer
     batch_size: int | None = None
     output_bytes: int | None = None
+    owner: str = ""  # the worker that claimed it last; "" if none did, or it was returned to its queue
 
     @property
     def is_final(self) -> bool:

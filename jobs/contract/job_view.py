@@ -30,7 +30,7 @@ def _format_second(seconds: str) -> str:
 def job_view(job: Job, position: int | None = None) -> dict[str, Any]:
     """Return the job's view, ready for orjson. Timings are in ms; None for a stage that has not ended."""
     job_id, state, model, version, lane, _ = job[:6]
-    created_us, attempts, metadata, started_us, finished_us, output, error, stages_ms, batch_size, _ = job[6:]
+    created_us, attempts, metadata, started_us, finished_us, output, error, stages_ms, batch_size = job[6:15]
     decode, batch, infer = stages_ms or (None, None, None)
     path = f"/v1/jobs/{job_id}"
     return {

@@ -2,11 +2,9 @@
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from hashlib import sha1
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
@@ -30,15 +28,13 @@ from jobs.redis_client.pipelined_connection import (
     pack_large,
 )
 from jobs.redis_client.redis_url import RedisAddress
+from jobs.redis_client.script import REFUSED_WHEN_FULL, Script
 
 if TYPE_CHECKING:  # an import cycle otherwise: settings import tenants, which import this module
     from jobs.store.settings import StoreSettings
 
 log = logging.getLogger("jitney.jobs")
 
-_LUA: Final = Path(__file__).parents[1] / "lua"
-# Scripts that finish or move accepted jobs also run when Redis is out of memory; only submit is refused.
-_REFUSED_WHEN_FULL: Final = {"job/submit"}
 # Scripts that are never retried. A second claim or dispatch would lease work that nobody receives; a second cancel
 # would report its own effect as a conflict; a second increment would count twice.
 _SENT_ONCE = {"job/claim", "job/cancel", "bulk/dispatch", "bulk_file/unlink", "webhook/dispatch", "generic/increment"}
@@ -68,20 +64,6 @@ class CannotConnect(ConnectionError):
     def __init__(self, reason: str, kind: ErrorKind) -> None:
         super().__init__(reason)
         self.kind = kind
-
-
-class Script:
-    """A Lua script, called by its SHA-1. Its line `-- with …` names the shared files to prepend."""
-
-    def __init__(self, name: str) -> None:
-        flags = "" if name in _REFUSED_WHEN_FULL else " flags=allow-oom"
-        body = (_LUA / f"{name}.lua").read_text()
-        (includes,) = re.findall(r"^-- with (.+)$", body, re.MULTILINE) or [""]
-        shared = [
-            (_LUA / "shared" / f"{part}.lua").read_text() for part in ("common", *filter(None, includes.split(", ")))
-        ]
-        self.source = "\n".join([f"#!lua{flags}", *shared, body])
-        self.sha = sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
 class RedisClient:
@@ -195,7 +177,7 @@ class RedisClient:
                 generation = self._generation
                 answers = await self._send(connection, source, again=again)
                 answers = await self._redirect(answers, generation, connection, source, again=again)
-            if name in _REFUSED_WHEN_FULL and str(answers[0]).startswith("OOM"):
+            if name in REFUSED_WHEN_FULL and str(answers[0]).startswith("OOM"):
                 message = "Redis is out of memory and accepts no new jobs"
                 raise QueueFull(message, retry_after_s=_FULL_RETRY_AFTER_S)
             self._raise_first(answers)

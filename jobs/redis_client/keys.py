@@ -9,6 +9,7 @@ accepted, or one more than the last. A job that is not final is called open.
 | under the root `jitney:{sNN}` | type | lifetime | content |
 |---|---|---|---|
 | `:job:<id>` | hash | while open, then `result_ttl_s` | the job's record: its only source of truth |
+| `:input:<id>` | string | a minute; once accepted, while open or a dead letter | an input of 32 kB or more |
 | `:output:<id>:<attempt>:<number>` | string | 10 leases; then as the job | a chunk of an output above 1 MiB |
 | `:kept_outputs` | sorted set | while not empty | `<ms> <tenant>`, score: when these outputs expire |
 | `:kept_output_bytes` | hash | while not empty | bytes of each member of `:kept_outputs` |
@@ -18,8 +19,7 @@ accepted, or one more than the last. A job that is not final is called open.
 | `:tenant_rotation:<model>:<version>:suspect` | list | while not empty | suspect groups with a queue |
 | `:isolation:<model>:<version>` | string | a day | ids of the isolated run; `-`: cooldown after it |
 | `:fair_share` | hash | permanent, a field per model version | scheduler positions |
-| `:leases` | sorted set | while not empty | ids of running jobs, score: end of the lease |
-| `:deadlines` | sorted set | while not empty | ids of open jobs, score: deadline |
+| `:timers` | sorted set | while not empty | ids of open jobs, score: deadline, or end of the lease if earlier |
 | `:free_slots:<model>:<version>` | sorted set | 60 s after the last claim | `<worker> <lease_ms>`, score: free slots |
 | `:retries` | sorted set | while not empty | ids of queued jobs that wait for a retry, score: when it is due |
 | `:parked` | sorted set | while not empty | tenants at their limit of running jobs, score: since when |
@@ -141,7 +141,7 @@ def _of_name(name: str) -> Callable[[str], str]:
 
 
 # by shard
-counts, open_totals = _of_shard("counts"), _of_shard("open_totals")
+counts, open_totals, timers = _of_shard("counts"), _of_shard("open_totals"), _of_shard("timers")
 dead_letters, dead_letter_bytes = _of_shard("dead_letters"), _of_shard("dead_letter_bytes")
 expiring_files = _of_shard("expiring_files")
 # by shard and tenant
@@ -153,7 +153,7 @@ files, bulks = _of_part("files"), _of_part("bulks")
 endpoint, outbox, deliveries_running = _of_part("endpoint"), _of_part("outbox"), _of_part("deliveries_running")
 file = _of_part("file")  # by shard and file
 # by the id of a job, a delivery (it begins with its job's id) or a bulk job (with its input file's shard)
-job, delivery = _of_record("job"), _of_record("delivery")
+job, input_key, delivery = _of_record("job"), _of_record("input"), _of_record("delivery")
 bulk, done_lines = _of_record("bulk"), _of_record("done_lines")
 # outside of shards: by worker, model, tenant; channels by gateway and worker
 worker, stats, secret = _of_name("worker"), _of_name("stats"), _of_name("secret")

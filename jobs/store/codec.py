@@ -1,63 +1,143 @@
 """Encodes submissions and outcomes for the Lua scripts; decodes job records, claims, handoffs, notifications."""
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 import msgpack
 import orjson
 
 from jobs.contract.errors import JitneyError
 from jobs.contract.job import RECORD_VERSION, ClaimedJob, ClaimResult, Handoff, Job, Outcome, Submission
-from jobs.contract.lifecycle import State
+from jobs.contract.lifecycle import FINAL, State
+from jobs.tenants.limits import NO_LIMIT
 
 log = logging.getLogger("jitney.jobs")
 
-# Fields that every read returns, in this order. They exclude the input, and an output of more than 16 kB, whose size is
-# `output_bytes` (jobs/store/outputs.py reads it).
-READ_FIELDS: Final = (
-    *("v", "state", "model", "version", "lane", "tenant", "created", "attempts", "started", "finished"),
-    *("metadata", "output", "error", "stages", "batch_size", "output_bytes"),
-)
+# What every read returns of a record (jobs/lua/shared/common.lua), in this order: without the input, and an output of
+# more than 16 kB, whose size is `output_bytes` (jobs/store/outputs.py reads it).
+READ_FIELDS: Final = ("state", "head", "facts", "output", "error", "output_bytes")
 _OUTPUT: Final = READ_FIELDS.index("output")
-LISTED_FIELDS: Final = tuple(name for name in READ_FIELDS if name != "output")  # fields of a listed job
+LISTED_FIELDS: Final = ("state", "head", "facts", "error", "output_bytes")  # fields of a listed job
+OWN_KEY_BYTES: Final = 32 << 10  # inputs of this size and above have a key of their own; also in shared/common.lua
 MAX_MESSAGE_CHARS: Final = 4096  # of an error message; a custom task may raise any text
-_TEXT_FIELDS: Final = 10  # the first READ_FIELDS are short text; the others may be large and stay bytes
+_NONE: Final = "-"  # stands for a missing word
+_NO_JSON: Final = b"{}"
+_NO_FACTS: Final[Mapping[str, bytes]] = MappingProxyType({})
+_RECORD_VERSION: Final = int(RECORD_VERSION)
+_V: Final = f"{RECORD_VERSION} ".encode()
 _STATES: Final = {state.value: state for state in State}  # five times as fast as State(value)
 HANDOFF_PREFIX: Final = b"\x94"  # first byte of a handoff: MessagePack's array of four
 MAX_TIME_US: Final = 1 << 52  # the year 2112: later times are invalid
 
 
+class JobHead(NamedTuple):
+    """The words of a record that never change."""
+
+    v: str
+    input_bytes: int
+    deadline_ms: int
+    created_us: int
+    kind: str
+    model: str
+    version: str
+    lane: str
+    tenant: str
+
+
+def read_head(head: bytes) -> JobHead:
+    """Decode the field `head` of a record. Raises ValueError."""
+    v, size, deadline, created, *names = head.decode().split(" ")
+    kind, model, version, lane, tenant = names
+    return JobHead(v, int(size), _parse_us(deadline), _parse_us(created), kind, model, version, lane, tenant)
+
+
+def read_facts(facts: bytes | None) -> Mapping[str, bytes]:
+    """Decode the field `facts` of a record: only what differs from the default. Raises ValueError."""
+    if not facts:
+        return _NO_FACTS
+    try:
+        return {name.decode(): value for name, value in msgpack.unpackb(facts, raw=True).items()}
+    except (TypeError, AttributeError, msgpack.UnpackException) as error:
+        raise ValueError(repr(error)) from error
+
+
+def read_input_kind(values: Sequence[bytes | None]) -> tuple[str, bytes]:
+    """Return the kind of a job's input and its parameters, from the values of LISTED_FIELDS. Raises ValueError."""
+    _, head, facts, *_ = values
+    return read_head(head or b"").kind, read_facts(facts).get("parameters", _NO_JSON)
+
+
 class SubmissionEncoder:
-    """Encodes submissions for `submit.lua`: all small fields in one MessagePack argument."""
+    """Encodes submissions for `submit.lua`: all but the input in one MessagePack argument."""
 
     def __init__(self) -> None:
-        self._pack: Callable[[tuple[str | bytes | int, ...]], bytes] = msgpack.Packer(use_bin_type=False).pack
+        self._pack: Callable[[object], bytes] = msgpack.Packer(use_bin_type=False).pack
 
-    def submission(self, job: Submission, quota: str, logged: str) -> tuple[bytes, bytes]:
-        """Return a submission's packed fields and its input. `quota`, `logged`: settings of its tenant."""
-        facts = (
-            *(job.id, job.model, job.version, job.lane, job.tenant, job.deadline_ms, job.kind, job.parameters),
-            *(job.metadata, job.idempotency_key, job.digest, RECORD_VERSION, job.webhook, quota, logged, job.bulk),
-        )
-        return self._pack(facts), job.input
+    def submission(self, job: Submission, quota: str, is_logged: bool) -> tuple[bytes, bytes]:
+        """Return a submission's packed description and its input, which is empty if it has a key of its own.
+
+        `quota`: its tenant's; `is_logged`: a client listens to its tenant's events.
+        """
+        route = f"{job.model} {job.version} {job.lane} {job.tenant}"
+        size = len(job.input)
+        own_key_bytes, body = (size, b"") if size >= OWN_KEY_BYTES else (0, job.input)
+        head = (job.id, route, job.kind, job.deadline_ms, _RECORD_VERSION, own_key_bytes)
+        facts = self._facts(job, quota, is_logged=is_logged)
+        if not (facts or job.idempotency_key or job.webhook or quota):
+            return self._pack(head), body
+        return self._pack((*head, facts, job.idempotency_key, job.digest, job.webhook, quota)), body
+
+    def _facts(self, job: Submission, quota: str, is_logged: bool) -> bytes:
+        is_plain = job.parameters == _NO_JSON == job.metadata and not (job.bulk or quota or is_logged)
+        if is_plain:
+            return b""
+        facts: dict[str, bytes | str] = {}
+        if job.parameters != _NO_JSON:
+            facts["parameters"] = job.parameters
+        if job.metadata != _NO_JSON:
+            facts["metadata"] = job.metadata
+        if job.bulk:
+            facts["bulk"] = job.bulk
+        limits = quota.split(" ") if quota else []
+        if len(limits) > 1:  # the most jobs and bytes
+            facts["quota"] = "jobs" if limits[1] == str(NO_LIMIT) else "bytes"
+        if is_logged:
+            facts["logged"] = "1"
+        return self._pack(facts) if facts else b""
 
 
 def outcome_args(outcome: Outcome) -> tuple[str | bytes | int, ...]:
     """Return an outcome as arguments of `finish.lua`."""
-    stages = f"[{outcome.decode_ms:.3f},{outcome.batch_ms:.3f},{outcome.infer_ms:.3f}]"
-    body = b"%d" % outcome.chunked_bytes if outcome.chunk_count else outcome.body
-    rest = (outcome.batch_size, int(outcome.dead), outcome.after_ms, outcome.chunk_count)
-    return (outcome.id, outcome.attempt, outcome.state, body, stages, *rest)
+    state, body = outcome.state.value, outcome.body
+    if outcome.state is State.QUEUED:
+        state = f"queued {outcome.after_ms}"
+    elif outcome.chunk_count:
+        state, body = f"{state} {outcome.chunk_count}", b"%d" % outcome.chunked_bytes
+    elif outcome.dead:
+        state += " dead"
+    run = "%d %.3f,%.3f,%.3f" % (outcome.batch_size, outcome.decode_ms, outcome.batch_ms, outcome.infer_ms)  # noqa: UP031 (faster)
+    return outcome.id, outcome.attempt, state, run, body
 
 
 def read_claimed_job(fields: Sequence[Any]) -> ClaimedJob:
-    """Decode one job of the reply of `claim.lua`."""
-    job_id, attempt, kind, body, parameters, created, claimed, deadline, retries, tenant = fields
+    """Decode one job of the reply of `claim.lua`. Raises ValueError."""
+    job_id, attempt, words, body, claimed, *more = fields
+    _, _, deadline, created, kind, _, _, _, tenant = words.decode().split(" ")
+    parameters = _read_parameters(more[0]) if more else _NO_JSON
     times = (int(created), int(claimed), int(deadline))
-    return ClaimedJob(
-        job_id.decode(), int(attempt), kind.decode(), body, parameters, *times, int(retries), tenant.decode()
-    )
+    retries = int(more[1]) if len(more) > 1 else 0
+    body = body if body is not False else None  # MessagePack has false where a reply has nil
+    return ClaimedJob(job_id.decode(), int(attempt), kind, body, parameters, *times, retries, tenant)
+
+
+def _read_parameters(facts: bytes) -> bytes:
+    """Return a claimed job's parameters; facts that cannot be read take their place, and fail the job as such."""
+    try:
+        return read_facts(facts).get("parameters", _NO_JSON)
+    except ValueError:
+        return facts
 
 
 def read_claim(answer: Sequence[Any]) -> ClaimResult:
@@ -82,11 +162,7 @@ def read_handoff(data: bytes) -> tuple[str, Handoff]:
 def read_job(job_id: str, values: Sequence[bytes | None]) -> Job | None:
     """Decode a job from the values of READ_FIELDS; None if there is no such job, or it is unreadable."""
     try:
-        return _build_job(
-            job_id,
-            [value if value is None else value.decode() for value in values[:_TEXT_FIELDS]],
-            values[_TEXT_FIELDS:],
-        )
+        return _build_job(job_id, *values)
     except (ValueError, TypeError, KeyError):
         log.warning("cannot read the record of job %s", job_id)
         return None
@@ -108,48 +184,80 @@ def read_notification(data: bytes) -> list[tuple[str, Job | None]]:
         raise ValueError(repr(error)) from error
 
 
-def _read_notified_job(job_id: str, values: Sequence[bytes | Literal[False]]) -> tuple[str, Job | None]:
-    if not values:
-        return job_id, None
-    texts = [value.decode() if value else None for value in values[:_TEXT_FIELDS]]
-    return job_id, _build_job(job_id, texts, [value or None for value in values[_TEXT_FIELDS:]])
+def _read_notified_job(job_id: str, values: Sequence[Any]) -> tuple[str, Job | None]:
+    """Return the job of a notification, which leaves out the last fields that it lacks, or all of a large job."""
+    return job_id, _build_job(job_id, *values) if values else None
 
 
-def read_logged_job(logged: Sequence[str | Literal[False]]) -> Job | None:
-    """Decode a job logged as JSON: its id, and the values that `read_job` takes. Raises ValueError."""
+def read_logged_job(logged: bytes) -> Job | None:
+    """Decode a job as a delivery has it: its id, and the values that `read_job` takes. Raises ValueError."""
     try:
-        job_id, *values = logged
-        return _read_notified_job(str(job_id), [value.encode() if value else False for value in values])[1]
+        job_id, *values = msgpack.unpackb(logged, raw=True)
+        return _read_notified_job(job_id.decode(), values)[1]
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(repr(error)) from error
 
 
-def _build_job(job_id: str, texts: Sequence[str | None], parts: Sequence[bytes | None]) -> Job | None:
-    v, state, model, version, lane, tenant, created, attempts, started, finished = texts
-    metadata, output, error, stages, batch_size, *more = parts
-    if v != RECORD_VERSION or not (state and model and version and lane and tenant and created and attempts):
+def read_outcome(packed: bytes) -> tuple[str, str | None, list[Any]]:
+    """Decode an outcome that `completion.lua` logged: id and custom_id of a bulk job's line, and values.
+
+    The values: state and error of a line that did not run, or what `read_line_job` takes. Raises ValueError.
+    """
+    try:
+        line_id, custom_id, *values = msgpack.unpackb(packed, raw=True)
+        return line_id.decode(), custom_id.decode() if custom_id else None, values
+    except (TypeError, AttributeError, msgpack.UnpackException) as error:
+        raise ValueError(repr(error)) from error
+
+
+def read_line_job(line_id: str, values: Sequence[Any]) -> tuple[Job | None, int]:
+    """Return the job that a line was, and the number of chunks of its output. Raises ValueError for other values."""
+    *fields, chunks = values
+    return _read_notified_job(line_id, fields)[1], int(chunks or 0)
+
+
+def _build_job(  # noqa: PLR0917
+    job_id: str,
+    state: bytes | None,
+    head: bytes | None,
+    facts: bytes | None,
+    output: bytes | None = None,
+    error: bytes | None = None,
+    output_bytes: bytes | None = None,
+) -> Job | None:
+    """Build a job of the values of READ_FIELDS; MessagePack has False where a reply has None."""
+    if not state or not head or not head.startswith(_V):
         return None
+    name, attempts, owner, started, *rest = state.decode().split(" ")
+    _, _, _, created, _, model, version, lane, tenant = head.decode().split(" ")
+    finished, batch_size, stages = rest[:3] if name in FINAL else (_NONE, _NONE, _NONE)
     return Job(
         job_id,
-        _STATES[state],
+        _STATES[name],
         model,
         version,
         lane,
         tenant,
         _parse_us(created),
         int(attempts),
-        metadata or b"{}",
-        _parse_us(started) if started else None,
-        _parse_us(finished) if finished else None,
-        output,
-        error,
-        orjson.loads(stages) if stages else None,
-        int(batch_size) if batch_size else None,
-        int(more[0]) if more and more[0] else None,
+        read_facts(facts).get("metadata", _NO_JSON) if facts else _NO_JSON,
+        None if started == _NONE else _parse_us(started),
+        None if finished == _NONE else _parse_us(finished),
+        output or None,
+        error or None,
+        None if stages == _NONE else _parse_stages(stages),
+        None if batch_size == _NONE else int(batch_size),
+        int(output_bytes) if output_bytes else None,
+        "" if owner == _NONE else owner,
     )
 
 
-def _parse_us(text: str | bytes) -> int:
+def _parse_stages(stages: str) -> tuple[float, float, float]:
+    decode, batch, infer = stages.split(",")
+    return float(decode), float(batch), float(infer)
+
+
+def _parse_us(text: str) -> int:
     us = int(text)
     if not 0 <= us < MAX_TIME_US:
         message = f"{us} is not a valid time"

@@ -23,7 +23,7 @@ from jobs.store.listing import Page, Position
 
 log = logging.getLogger("jitney.jobs")
 
-_FIELDS: Final = (*codec.READ_FIELDS, "kind", "parameters", "kills", "lost_leases", "retries", "webhook", "replayed")
+_FIELDS: Final = (*codec.LISTED_FIELDS, "kills", "lost_leases", "retries", "webhook", "replayed")
 
 
 class DeadLetterFilter(NamedTuple):
@@ -86,10 +86,12 @@ async def get_dead_letter(store: JobStore, tenant: str | None, job_id: str) -> D
 
 async def read_input(store: JobStore, dead_letter: DeadLetter) -> bytes:
     """Read a dead letter's exact input. Raises Refused if it is no longer kept."""
-    commands = [("HGET", keys.job(dead_letter.job.id), "input")]
-    value: bytes | None = (await store.connection.pipeline(commands, large=True))[0]
+    job_id = dead_letter.job.id
+    commands = (("HGET", keys.job(job_id), "body"), ("GET", keys.input_key(job_id)))
+    body, apart = await store.connection.pipeline(commands, large=True)
+    value: bytes | None = body if apart is None else apart
     if value is None:
-        raise not_found(store, dead_letter.job.id)
+        raise not_found(store, job_id)
     return value
 
 
@@ -140,27 +142,32 @@ async def _read(store: JobStore, job_ids: Sequence[str]) -> list[DeadLetter | No
     commands = [
         command
         for job_id in job_ids
-        for command in (("HMGET", keys.job(job_id), *_FIELDS), ("HSTRLEN", keys.job(job_id), "input"))
+        for command in (
+            ("HMGET", keys.job(job_id), *_FIELDS),
+            ("HSTRLEN", keys.job(job_id), "body"),
+            ("STRLEN", keys.input_key(job_id)),
+        )
     ]
     answers = await store.connection.pipeline(commands, large=True)
     return [
-        _build_letter(job_id, values, size)
-        for job_id, values, size in zip(job_ids, answers[::2], answers[1::2], strict=True)
+        _build_letter(job_id, values, size or size_apart)
+        for job_id, values, size, size_apart in zip(job_ids, answers[::3], answers[1::3], answers[2::3], strict=True)
     ]
 
 
 def _build_letter(job_id: str, values: Sequence[bytes | None], size: int) -> DeadLetter | None:
-    job_fields = len(codec.READ_FIELDS)
-    job = codec.read_job(job_id, values[:job_fields])
-    kind, parameters, *numbers, webhook, replayed = values[job_fields:]
-    if job is None or job.state != State.FAILED or not size or kind is None:
+    job_fields = len(codec.LISTED_FIELDS)
+    job = codec.read_listed_job(job_id, values[:job_fields])
+    *numbers, webhook, replayed = values[job_fields:]
+    if job is None or job.state != State.FAILED or not size:
         return None
     try:
+        kind, parameters = codec.read_input_kind(values)
         kills, losses, retries = (int(number or 0) for number in numbers)
         as_job = replayed.decode() if replayed else None
         code = str(orjson.loads(job.error or b"")["code"])
         record = (webhook or b"").decode()
-        return DeadLetter(job, kind.decode(), parameters or b"{}", size, kills, losses, retries, as_job, code, record)
+        return DeadLetter(job, kind, parameters, size, kills, losses, retries, as_job, code, record)
     except (ValueError, TypeError, KeyError):
         log.warning("cannot read the record of dead letter %s", job_id)
         return None

@@ -39,9 +39,9 @@ class LogEntry(NamedTuple):
 async def follow_job(store: JobStore, job_id: str, gateway: str) -> tuple[Job | None, list[StateChange]]:
     """Read a job and its history. Until it is final, this gateway is notified of each change."""
     root = store.roots[shard_of(job_id)]
-    *values, owner = await store.run("job/read_and_follow", root, gateway, job_id, *codec.READ_FIELDS)
+    values = await store.run("job/read_and_follow", root, gateway, job_id)
     job = codec.read_job(job_id, values)
-    return job, [] if job is None else job_history(job.state, job.attempts, ended_running=bool(owner))
+    return job, [] if job is None else job_history(job.state, job.attempts, ended_running=bool(job.owner))
 
 
 def job_history(state: State, attempts: int, *, ended_running: bool) -> list[StateChange]:

@@ -6,24 +6,27 @@ workers the second. Raises StoreUnavailable if Redis is unreachable or cannot wr
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from typing import Final, Protocol, TypeVar
 
-from jobs.contract.errors import JitneyError, OverLimit, QueueFull, Refused, StoreUnavailable
+from jobs.contract.errors import JitneyError, OverLimit, QueueFull, Refused, StoreFull, StoreUnavailable
 from jobs.contract.ids import shard_of
 from jobs.contract.job import LANES, RECORD_VERSION, Accepted, ClaimedJob, ClaimResult, Job, Outcome, Submission
+from jobs.contract.lifecycle import State
 from jobs.metrics import event_counters as counts
 from jobs.redis_client import keys
 from jobs.redis_client.client import RedisClient
 from jobs.redis_client.pipelined_connection import Arg
-from jobs.store import codec, listing, outputs
+from jobs.store import codec, inputs, listing, outputs
 from jobs.store.listing import Position
 from jobs.store.outputs import OutputGone
 from jobs.store.settings import StoreSettings
 
 JOB_LIST_TTL_S = 7 * 86_400  # how long a tenant's list outlives its last submit, in addition to the result TTL
 BROKEN_RETRY_AFTER_S = 60  # an operator must repair it
+FULL_RETRY_AFTER_S = 5
 READ_BATCH: Final = 100  # jobs per pipeline, so that other clients are served in between
 TENANTS_BATCH: Final = 1000  # tenants whose queues one script counts
 MAX_FINISH_BYTES: Final = 2 << 20  # of outputs per script; one outcome always fits
@@ -34,7 +37,11 @@ class _HasId(Protocol):
     def id(self) -> str: ...
 
 
-H = TypeVar("H", bound=_HasId)
+T = TypeVar("T")
+
+
+def _shard(item: _HasId) -> int:
+    return shard_of(item.id)
 
 
 class JobStore:
@@ -54,6 +61,8 @@ class JobStore:
         # Bulk may use nine tenths of the capacity, so that it never blocks interactive jobs.
         room = [max(1, cap // settings.shards) for cap in (settings.max_jobs, settings.max_input_bytes)]
         self._caps = {lane: [max(1, cap * 9 // 10) if lane == "bulk" else cap for cap in room] for lane in LANES}
+        list_ttl_s = JOB_LIST_TTL_S + int(settings.result_ttl_s)
+        self._submit_args = (settings.idempotency_ttl_s, settings.job_list_limit, list_ttl_s)
         self.tenants = settings.limits()
         self.listened: Collection[str] = frozenset()  # tenants whose jobs have listeners
         self._encoder = codec.SubmissionEncoder()
@@ -70,31 +79,60 @@ class JobStore:
         jobs by key. Results: Refused if a key was used with another request; after StoreUnavailable a job may or may
         not have been accepted.
         """
-        groups = self._group_by_shard(jobs)
+        large = [job for job in jobs if len(job.input) >= codec.OWN_KEY_BYTES]
+        if not large and len(self.roots) == 1:
+            return await self._submit(self.roots[0], jobs, waiting_gateway, closed)
+        results = await self._write_inputs(large) if large else {}
+        groups = self._group_by_shard([job for job in jobs if job.id not in results] if results else jobs, _shard)
         calls = [self._submit(root, group, waiting_gateway, closed) for root, group in groups]
         answers = await asyncio.gather(*calls) if len(calls) > 1 else [await call for call in calls]
-        results = {
-            job.id: result
-            for (_, group), group_results in zip(groups, answers, strict=True)
-            for job, result in zip(group, group_results, strict=True)
-        }
+        for (_, group), group_results in zip(groups, answers, strict=True):
+            results |= {job.id: result for job, result in zip(group, group_results, strict=True)}
+        if large:
+            await self._drop_unused_inputs([job.id for job in large], results)
         return [results[job.id] for job in jobs]
+
+    async def _write_inputs(self, jobs: Sequence[Submission]) -> dict[str, Accepted | JitneyError]:
+        """Write large inputs; return the errors of the jobs that cannot be submitted."""
+        try:
+            await inputs.write_inputs(self.connection, jobs)
+        except StoreFull:
+            full = QueueFull("Redis is out of memory and accepts no new jobs", retry_after_s=FULL_RETRY_AFTER_S)
+            return {job.id: full for job in jobs}
+        except JitneyError as error:
+            return {job.id: error for job in jobs}
+        return {}
+
+    async def _drop_unused_inputs(self, job_ids: Sequence[str], results: Mapping[str, Accepted | JitneyError]) -> None:
+        """Delete large inputs of refused and replayed jobs; those of jobs of unknown fate expire."""
+        unused = [
+            job_id
+            for job_id in job_ids
+            if isinstance(result := results[job_id], Refused | OverLimit | QueueFull)
+            or (isinstance(result, Accepted) and result.id != job_id)
+        ]
+        if unused:
+            with suppress(StoreUnavailable):
+                await inputs.drop_inputs(self.connection, unused)
 
     async def _submit(
         self, root: str, jobs: Sequence[Submission], waiting_gateway: str, closed: Collection[str]
     ) -> list[Accepted | JitneyError]:
-        s = self.settings
-        caps = [cap for lane in LANES for cap in ((0, 0) if lane in closed else self._caps[lane])]
-        args = [arg for job in jobs for arg in self._encoder.submission(job, *self._tenant_args(job.tenant))]
-        head = (waiting_gateway, s.idempotency_ttl_s, s.job_list_limit, JOB_LIST_TTL_S + int(s.result_ttl_s))
+        args: list[Arg] = [waiting_gateway, *self._submit_args]
+        args += [cap for lane in LANES for cap in ((0, 0) if lane in closed else self._caps[lane])]
+        for job in jobs:
+            quota, is_logged = self.tenants.quota(job.tenant), job.tenant in self.listened
+            args += self._encoder.submission(job, quota, is_logged=is_logged)
         try:
-            answers = await self.run("job/submit", root, *head, *caps, *args)
+            answers = await self.run("job/submit", root, *args)
         except JitneyError as error:
             return [error] * len(jobs)
-        return [self._submit_result(job, *answer) for job, answer in zip(jobs, answers, strict=True)]
-
-    def _tenant_args(self, tenant: str) -> tuple[str, str]:
-        return self.tenants.quota(tenant), "1" if tenant in self.listened else ""
+        return [
+            Accepted(job.id, int(answer), replayed=False)
+            if isinstance(answer, bytes)
+            else self._submit_result(job, *answer)
+            for job, answer in zip(jobs, answers, strict=True)
+        ]
 
     def _submit_result(
         self, job: Submission, status: bytes, first: bytes, second: bytes, kept: bytes = b"0"
@@ -105,6 +143,8 @@ class JobStore:
         if status == b"broken":
             message = f"the Redis key that should hold the queue of model {job.model} is of another type"
             return StoreUnavailable(message, retry_after_s=BROKEN_RETRY_AFTER_S)
+        if status == b"lost":
+            return StoreUnavailable("the input was lost on its way to Redis: send the request again")
         if status == b"quota":
             return self._refuse_oversized(job) or self._over_quota(job, int(first), int(second), int(kept))
         if status == b"full":
@@ -116,9 +156,20 @@ class JobStore:
         jobs: list[Job | None] = []
         for first in range(0, len(job_ids), READ_BATCH):
             ids = job_ids[first : first + READ_BATCH]
-            answers = await self.connection.pipeline([("HMGET", keys.job(id_), *codec.READ_FIELDS) for id_ in ids])
-            jobs += [codec.read_job(job_id, values) for job_id, values in zip(ids, answers, strict=True)]
+            found = await self.connection.pipeline([("HMGET", keys.job(id_), *codec.LISTED_FIELDS) for id_ in ids])
+            listed = [codec.read_listed_job(job_id, values) for job_id, values in zip(ids, found, strict=True)]
+            jobs += await self._with_small_outputs(listed)
         return jobs
+
+    async def _with_small_outputs(self, jobs: Sequence[Job | None]) -> list[Job | None]:
+        """Read the outputs of succeeded jobs, which lie where the inputs of open jobs do."""
+        ended = [job.id for job in jobs if job is not None and job.state is State.SUCCEEDED and not job.output_bytes]
+        if not ended:
+            return list(jobs)
+        outputs_read = await self.connection.pipeline([("HGET", keys.job(job_id), "body") for job_id in ended])
+        found = dict(zip(ended, outputs_read, strict=True))
+        read = [job._replace(output=found[job.id]) if job is not None and job.id in found else job for job in jobs]
+        return [None if job is not None and job.id in found and job.output is None else job for job in read]  # expired
 
     async def with_output(self, job: Job) -> Job:
         """Return the job with its output, reading a large one. Raises Refused if it is no longer kept."""
@@ -132,7 +183,7 @@ class JobStore:
 
     async def wait(self, job_id: str, gateway: str) -> Job | None:
         """Read a job and, unless it is final, register this gateway to be notified of its end."""
-        values = await self.run("job/read_and_wait", self._root_of(job_id), gateway, job_id, *codec.READ_FIELDS)
+        values = await self.run("job/read_and_wait", self._root_of(job_id), gateway, job_id)
         return codec.read_job(job_id, values)
 
     async def cancel(self, job_id: str, tenant: str) -> None:
@@ -271,12 +322,16 @@ class JobStore:
             claim = claim.merged_with(codec.read_claim(await self.run("job/claim", root, *args, *more)))
             if len(claim.jobs) >= want or claim.more or (isolated and claim.jobs):
                 break
-        return claim
+        return claim._replace(jobs=await self.read_inputs(claim.jobs))
+
+    async def read_inputs(self, claimed: list[ClaimedJob]) -> list[ClaimedJob]:
+        """Return claimed or handed-off jobs with their large inputs; a lost one stays None."""
+        return await inputs.read_inputs(self.connection, claimed)
 
     async def extend(self, worker: str, held: Sequence[ClaimedJob]) -> list[ClaimedJob]:
         """Renew leases; return the jobs whose lease this worker has lost."""
         lost: list[ClaimedJob] = []
-        for root, group in self._group_by_shard(held):
+        for root, group in self._group_by_shard(held, _shard):
             args = [arg for job in group for arg in (job.id, job.attempt)]
             answers = await self.run("job/extend_leases", root, worker, self._lease_ms, *args)
             lost += [job for job, is_held in zip(group, answers, strict=True) if not is_held]
@@ -285,7 +340,7 @@ class JobStore:
     async def finish(self, worker: str, outcomes: Sequence[Outcome]) -> int:
         """Write outcomes; return how many were refused because the lease was lost."""
         refused = 0
-        for root, group in self._group_by_shard(outcomes):
+        for root, group in self._group_by_shard(outcomes, _shard):
             for chunk in _group_by_bytes(group, MAX_FINISH_BYTES):
                 args = [arg for outcome in chunk for arg in codec.outcome_args(outcome)]
                 refused += list(await self.run("job/finish", root, worker, *self.retention_args, *args)).count(0)
@@ -299,7 +354,7 @@ class JobStore:
     async def release(self, worker: str, held: Sequence[ClaimedJob]) -> int:
         """Return unexecuted jobs to their queues; return how many were returned."""
         released = 0
-        for root, group in self._group_by_shard(held):
+        for root, group in self._group_by_shard(held, _shard):
             args = [arg for job in group for arg in (job.id, job.attempt)]
             released += int(await self.run("job/release", root, worker, *args))
         return released
@@ -310,11 +365,10 @@ class JobStore:
             raise self.unknown(job_id)
         return self.roots[shard]
 
-    def _group_by_shard(self, jobs: Iterable[H]) -> list[tuple[str, list[H]]]:
+    def _group_by_shard(self, items: Iterable[T], shard: Callable[[T], int]) -> list[tuple[str, list[T]]]:
         if len(self.roots) == 1:
-            return [(self.roots[0], list(jobs))]
-        ordered = sorted(jobs, key=lambda job: shard_of(job.id))
-        return [(self.roots[shard], list(group)) for shard, group in groupby(ordered, key=lambda job: shard_of(job.id))]
+            return [(self.roots[0], list(items))]
+        return [(self.roots[nth], list(group)) for nth, group in groupby(sorted(items, key=shard), key=shard)]
 
 
 def _group_by_bytes(outcomes: Sequence[Outcome], limit_bytes: int) -> list[Sequence[Outcome]]:

@@ -11,7 +11,7 @@ from jobs.store import dead_letters
 from jobs.store.job_store import JobStore
 
 SWEEP_LIMIT = 500
-RECOVER_LIMIT = 1000  # leases per script call
+RECOVER_LIMIT = 1000  # timers per script call
 
 
 class SweepResult(NamedTuple):
@@ -42,25 +42,22 @@ async def sweep(store: JobStore, latest_ms: float) -> SweepResult:
     for root in store.roots:
         moved = [SWEEP_LIMIT]
         while max(moved) >= SWEEP_LIMIT:
-            expired = await expire(store, root, SWEEP_LIMIT)
-            now_ms, back, failed = await reclaim(store, root, SWEEP_LIMIT, latest_ms)
+            now_ms, expired, back, failed = await expire_and_reclaim(store, root, SWEEP_LIMIT, latest_ms)
             due = await enqueue_due_retries(store, root, SWEEP_LIMIT)
             purged = await dead_letters.purge_shard(store, root, SWEEP_LIMIT)
-            moved = [back + failed, expired, due, purged, await _uncount_outputs(store, root, SWEEP_LIMIT)]
+            moved = [expired + back + failed, due, purged, await _uncount_outputs(store, root, SWEEP_LIMIT)]
             total = [sum(pair) for pair in zip(total, (back, failed, expired, due, purged), strict=True)]
     return SweepResult(now_ms, *total)
 
 
-async def expire(store: JobStore, root: str, limit: int) -> int:
-    """End overdue jobs of a shard; return how many."""
-    return int(await store.run("maintenance/expire", root, limit, *store.retention_args))
+async def expire_and_reclaim(store: JobStore, root: str, limit: int, latest_ms: float) -> tuple[int, int, int, int]:
+    """End overdue jobs of a shard and take back lost leases.
 
-
-async def reclaim(store: JobStore, root: str, limit: int, latest_ms: float) -> tuple[int, int, int]:
-    """Take back lost leases of a shard; return the server's time in ms, the jobs queued again and those that failed."""
+    Returns the server's time in ms, and how many jobs expired, were queued again, and failed.
+    """
     args = (limit, store.settings.max_lost_leases, int(latest_ms), *store.retention_args)
-    now_ms, back, failed = await store.run("maintenance/reclaim", root, *args)
-    return now_ms, back, failed
+    now_ms, expired, back, failed = await store.run("maintenance/expire_and_reclaim", root, *args)
+    return now_ms, expired, back, failed
 
 
 async def enqueue_due_retries(store: JobStore, root: str, limit: int) -> int:
@@ -74,7 +71,10 @@ async def _uncount_outputs(store: JobStore, root: str, limit: int) -> int:
 
 
 async def recover_dead_worker(store: JobStore, worker: str, suspects: Sequence[tuple[str, int]]) -> Recovered:
-    """Release all leases of a dead worker. `suspects`: the claims (id, attempt) that it was executing."""
+    """Release all leases of a dead worker, which had the lease length of these settings.
+
+    `suspects`: the claims (id, attempt) that it was executing.
+    """
     suspects = list(dict.fromkeys(suspects))  # a duplicate claim is one suspect
     total = [0, 0, 0]
     cooldown_ms = int(store.settings.suspect_cooldown_s * 1000)
@@ -83,8 +83,9 @@ async def recover_dead_worker(store: JobStore, worker: str, suspects: Sequence[t
         claims = [arg for claim in suspects if shard_of(claim[0]) == shard for arg in claim]
         rank: int | str = ""
         while rank != 0:
+            place = (rank, RECOVER_LIMIT, int(store.settings.lease_s * 1000))
             *moved, rank = await store.run(
-                "maintenance/recover_dead_worker", root, *head, *store.retention_args, rank, RECOVER_LIMIT, *claims
+                "maintenance/recover_dead_worker", root, *head, *store.retention_args, *place, *claims
             )
             total = [sum(pair) for pair in zip(total, moved, strict=True)]
             claims = []

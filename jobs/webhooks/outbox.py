@@ -119,6 +119,6 @@ def _bucket(ms: int) -> str:
 def _read_job(payload: bytes | None) -> Job | None:
     """Decode a job as it was logged at its end."""
     try:
-        return codec.read_logged_job(orjson.loads(payload or b""))
+        return codec.read_logged_job(payload or b"")
     except ValueError:
         return None

@@ -7,6 +7,7 @@ from signal import SIGTERM
 import httpx2
 import pytest
 
+from jobs.store.raw_record import flatten
 from tests.support.cluster.callers import Caller, digit, four
 from tests.support.cluster.scenario import Scenario
 from tests.support.service import DIGITS
@@ -76,8 +77,8 @@ def test_the_death_of_a_gateway_disconnects_its_caller_but_not_the_job(scenario:
 
     def waited_for() -> int:
         with cluster.queue() as client:
-            jobs = [client.hget(key, "watchers") for key in client.scan_iter("jitney:*:job:*")]
-        return len([1 for watchers in jobs if watchers])
+            jobs = [flatten(client.hgetall(key)) for key in client.scan_iter("jitney:*:job:*")]
+        return len([1 for job in jobs if "watchers" in job])
 
     with ThreadPoolExecutor(2) as pool, gateway.client() as http:
         polling = pool.submit(http.get, f"/v1/jobs/{job_id}", params={"wait": 30})

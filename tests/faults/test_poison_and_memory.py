@@ -37,7 +37,7 @@ def deaths(scenario: Scenario) -> int:
 def is_dead_letter(scenario: Scenario, job_id: str) -> bool:
     with scenario.cluster.queue() as client:
         letters = [letter.decode().split(" ")[0] for letter in client.zrange("jitney:{s00}:dead_letters", 0, -1)]
-        return job_id in letters and bool(client.hexists(f"jitney:{{s00}}:job:{job_id}", "input"))
+        return job_id in letters and bool(client.hexists(f"jitney:{{s00}}:job:{job_id}", "body"))
 
 
 @pytest.mark.timeout(150)

@@ -44,7 +44,7 @@ def test_a_pause_shorter_than_the_lease_takes_no_job_from_its_worker(scenario: S
     def shortest_ms() -> float:
         with scenario.cluster.queue() as client:
             seconds, us = client.time()
-            first = client.zrange("jitney:{s00}:leases", 0, 0, withscores=True)
+            first = client.zrange("jitney:{s00}:timers", 0, 0, withscores=True)
         return (float(first[0][1]) if first else 0.0) - float(seconds) * 1000 - float(us) / 1000
 
     wait_until(lambda: shortest_ms() > 1700, "all leases were just renewed")

@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 import redis
 
 from jobs.contract.ids import new_job_id
-from tests.support import models
+from jobs.contract.job import RECORD_VERSION
+from tests.support import models, records
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
@@ -21,7 +23,7 @@ BODY = struct.pack("<4f", 1, 2, 3, 4)
 
 
 def has_ended(client: "redis.Redis", job_id: str) -> bool:
-    return client.hget(f"{ROOT}:job:{job_id}", "state") not in {b"queued", b"running"}
+    return records.read(client, job_id)["state"] not in {"queued", "running"}
 
 
 class Touch:
@@ -56,34 +58,41 @@ def test_a17_junk_in_the_queue_goes_to_the_dead_letters_and_the_worker_lives(
     pickled = pickle.dumps(Touch(trap))
     line = f"{ROOT}:queue:double:1:interactive:default"
     good: dict[str, Any] = {
-        "v": "1", "state": "queued", "model": "double", "version": "1", "lane": "interactive", "tenant": "default",
-        "created": "1", "deadline": str(1 << 50), "attempts": "0", "kind": "raw", "size": "16", "parameters": "{}",
-        "metadata": "{}", "input": BODY,
+        "v": RECORD_VERSION, "input_bytes": 16, "deadline_ms": 1 << 50, "created_us": 1, "kind": "raw",
+        "model": "double", "version": "1", "lane": "interactive", "tenant": "default",
     }  # fmt: skip
     junk: list[dict[str, Any]] = [
-        {"input": pickled, "size": len(pickled)},
-        {"kind": "pickle", "input": pickled, "size": len(pickled)},
-        {"kind": "tensors", "input": pickled, "size": len(pickled)},
-        {"kind": "tensors", "input": b"\xff\xff\xff\x7f", "size": 4},
-        {"parameters": pickled},
-        {"parameters": "[" * 5000},
-        {"size": "-1"},
-        {"size": "many"},
-        {"attempts": "1e300"},
-        {"created": "soon"},
+        {"body": pickled, "input_bytes": len(pickled)},
+        {"kind": "pickle", "body": pickled, "input_bytes": len(pickled)},
+        {"kind": "tensors", "body": pickled, "input_bytes": len(pickled)},
+        {"kind": "tensors", "body": b"\xff\xff\xff\x7f", "input_bytes": 4},
+        {"facts": msgpack.packb({"parameters": pickled})},
+        {"facts": msgpack.packb({"parameters": "[" * 5000})},
+        {"facts": msgpack.packb({"metadata": "junk"})},
+        {"facts": msgpack.packb([1])},
+        {"facts": pickled},
+        {"facts": b"\xc1"},
+        {"input_bytes": "-1"},
+        {"input_bytes": "many"},
+        {"state": "queued 1e300 - -"},
+        {"state": "queued"},
+        {"created_us": "soon"},
         {"v": "0"},
         {"v": "nonsense"},
-        {"deadline": "never"},
+        {"deadline_ms": "never"},
         {"model": "../../etc"},
         {"version": "\0"},
         {"tenant": "a:b"},
-        {"metadata": "junk"},
+        {"head": "junk"},
+        {"head": b"\xff" * 20},
     ]
     ids = [new_job_id(0) for _ in junk]
     for job_id, fields in zip(ids, junk, strict=True):
-        record: Any = {**good, **fields}
+        head = " ".join(str({**good, **fields}[name]) for name in good)
+        record: Any = {"head": head, "state": "queued 0 - - -", "body": BODY}
+        record |= {name: value for name, value in fields.items() if name not in good}
         client.hset(f"{ROOT}:job:{job_id}", mapping=record)
-        client.zadd(f"{ROOT}:deadlines", {job_id: 1 << 50})
+        client.zadd(f"{ROOT}:timers", {job_id: 1 << 50})
         client.zadd(line, {job_id: 1})
     for strange in ("", "no job", "x" * 10_000, new_job_id(0)):
         client.zadd(line, {strange: 2})

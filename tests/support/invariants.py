@@ -7,6 +7,8 @@ from typing import Any
 
 from jobs.contract.lifecycle import FINAL
 from jobs.redis_client import keys
+from jobs.store.codec import OWN_KEY_BYTES
+from jobs.store.raw_record import flatten
 from tests.support.waiting import wait_until
 
 LASTING = [re.compile(pattern) for pattern in keys.LASTING]
@@ -14,10 +16,10 @@ SHARD = "jitney:{s"
 UNEXPIRING_WHILE_OPEN = (
     ":queue:",
     ":tenant_rotation:",
-    ":leases",
-    ":deadlines",
+    ":timers",
     ":retries",
     ":job:",
+    ":input:",
     ":outbox:",
     ":deliveries_running:",
     ":due:",
@@ -52,7 +54,7 @@ def check(client: Any) -> None:
 def _violations(client: Any) -> list[str]:
     found = [key.decode() for key in client.scan_iter(count=1000)]
     jobs = {
-        key.rsplit(":", 1)[1]: _text(client.hgetall(key)) for key in found if ":job:" in key and key.startswith(SHARD)
+        key.rsplit(":", 1)[1]: flatten(client.hgetall(key)) for key in found if ":job:" in key and key.startswith(SHARD)
     }
     places = _places(client, found)
     wrong = [
@@ -63,6 +65,7 @@ def _violations(client: Any) -> list[str]:
     wrong += _wrong_loads(client, found, jobs)
     wrong += _wrong_letters(client, found)
     wrong += _wrong_outputs(client, found, jobs)
+    wrong += _wrong_inputs(client, found, jobs)
     for key in found:
         lasting = any(pattern.fullmatch(key) for pattern in LASTING) or any(
             part in key for part in UNEXPIRING_WHILE_OPEN
@@ -106,12 +109,11 @@ def _faults(client: Any, job_id: str, job: dict[str, str], places: set[str]) -> 
         expires = client.ttl(f"jitney:{{s{job_id[:2]}}}:job:{job_id}") > 0
         dead, unreadable = "dead_letters" in places, "unreadable_job" in job.get("error", "")
         faults = [] if expires else ["final, and never expires"]
-        faults += ["final, and keeps its running mark"] if "running_mark" in job else []
-        faults += ["final, and keeps watchers"] if "watchers" in job else []
-        faults += ["final, and keeps its input, but is no dead letter"] if "input" in job and not dead else []
-        faults += ["a dead letter without its input"] if dead and "input" not in job and not unreadable else []
+        is_kept = ("body" in job and state != "succeeded") or client.exists(keys.input_key(job_id))
+        faults += ["final, and keeps its input, but is no dead letter"] if is_kept and not dead else []
+        faults += ["a dead letter without its input"] if dead and not is_kept and not unreadable else []
         return faults + ([f"final, and lies in {sorted(places)}"] if places - {"dead_letters"} else [])
-    wanted = {"queued": [{"queue", "deadlines"}, {"retries", "deadlines"}], "running": [{"leases", "deadlines"}]}[state]
+    wanted = {"queued": [{"queue", "timers"}, {"retries", "timers"}], "running": [{"timers"}]}[state]
     return [] if places in wanted else [f"{state}, and lies in {sorted(places)}"]
 
 
@@ -119,7 +121,7 @@ def _places(client: Any, found: list[str]) -> dict[str, set[str]]:
     places: dict[str, set[str]] = defaultdict(set)
     for key in found:
         kind = key.split(":")[2] if key.startswith(SHARD) else ""
-        if kind in {"queue", "leases", "deadlines", "retries", "dead_letters"}:
+        if kind in {"queue", "timers", "retries", "dead_letters"}:
             for member in client.zrange(key, 0, -1):
                 places[member.decode().partition(" ")[0]].add(kind)
     return places
@@ -155,13 +157,14 @@ def _wrong_loads(client: Any, found: list[str], jobs: dict[str, dict[str, str]])
     }
     there: dict[str, int] = defaultdict(int)
     for job_id, job in jobs.items():
-        if job["state"] not in FINAL:
+        if job["state"] not in FINAL and "model" in job:
             load = f"jitney:{{s{job_id[:2]}}}:open_totals:{job['model']}"
-            for whose in filter(None, (load, job.get("quota_mark") and load.replace(job["model"], job["quota_mark"]))):
+            of_tenant = load.replace(job["model"], f"@{job['tenant']}")
+            for whose in (load, of_tenant) if "quota" in job else (load,):
                 there[f"{whose}:jobs"] += 1
-                there[f"{whose}:bytes"] += int(job["size"])
+                there[f"{whose}:bytes"] += int(job["input_bytes"])
             if "running_mark" in job:
-                there[f"{load.replace(job['model'], job['running_mark'])}:running"] += 1
+                there[f"{of_tenant}:running"] += 1
     return [
         f"{name}: counted {counted.get(name)}, there are {there.get(name)}"
         for name in {*counted, *there}
@@ -223,6 +226,23 @@ def _wrong_outputs(client: Any, found: list[str], jobs: dict[str, dict[str, str]
         chunks = [f"{root}:output:{job_id}:{job['attempts']}:{n}" for n in range(int(job.get("output_chunks", 0)))]
         if chunks and "bulk" not in job and client.exists(*chunks) != len(chunks):
             wrong.append(f"{job_id}: chunks of its output are missing")
+    return wrong
+
+
+def _wrong_inputs(client: Any, found: list[str], jobs: dict[str, dict[str, str]]) -> list[str]:
+    """A large input stays while its job is open, and expires otherwise."""
+    wrong: list[str] = []
+    apart = {key.rsplit(":", 1)[1]: client.ttl(key) for key in found if ":input:" in key and key.startswith(SHARD)}
+    for job_id, ttl in apart.items():
+        is_open = job_id in jobs and jobs[job_id]["state"] not in FINAL
+        if is_open != (ttl == -1):
+            wrong.append(
+                f"{job_id}: its large input has {ttl} s to live, and it is {jobs.get(job_id, {}).get('state')}"
+            )
+    for job_id, job in jobs.items():
+        is_kept = job["state"] not in FINAL and job.get("input_bytes", "0").isdigit()
+        if is_kept and int(job.get("input_bytes", 0)) >= OWN_KEY_BYTES and job_id not in apart:
+            wrong.append(f"{job_id}: its large input is missing")
     return wrong
 
 

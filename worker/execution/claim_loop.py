@@ -11,6 +11,7 @@ from jobs.contract.errors import StoreUnavailable
 from jobs.contract.job import ClaimedJob, ClaimResult, Handoff
 from jobs.redis_client.event_wait import wait_for_event
 from jobs.redis_client.outage_log import OutageLog
+from jobs.redis_client.task_supervisor import TaskSupervisor
 from jobs.store.job_store import JobStore
 from model_runtime.model import Model
 from worker.crash_recovery.in_flight_journal import InFlightJournal
@@ -57,7 +58,7 @@ class ClaimLoop:
         self.all_pending: Sequence[PendingItems] = (pending,)  # of all models of this worker
         self._woken = asyncio.Event()
         self._closing = False
-        self._releases: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSupervisor()
         self._lead_time_s = 0.0  # from the start of a claim until its items are ready, with slack
         self._outage = OutageLog(log, f"claim jobs of {model.name}")
 
@@ -68,14 +69,22 @@ class ClaimLoop:
     def accept_handoff(self, handoff: Handoff) -> None:
         """Accept jobs that a gateway handed over, for slots that the last claim left free."""
         self._bulk_slot_share.record_interactive(handoff.interactive)
-        if self._gate.is_open:
-            self._add_items(handoff.jobs, time.monotonic())
-        else:  # suspects run isolated: no other job may run with them
-            task = asyncio.create_task(self._release_jobs(handoff.jobs))
-            self._releases.add(task)
-            task.add_done_callback(self._releases.discard)
+        small = [job for job in handoff.jobs if job.input is not None]
+        self._accept_jobs(small)
+        if len(small) < len(handoff.jobs):
+            self._tasks.run(self._read_inputs([job for job in handoff.jobs if job.input is None]))
         if handoff.free_slots <= 0:
             self._woken.set()
+
+    async def _read_inputs(self, jobs: list[ClaimedJob]) -> None:
+        with suppress(StoreUnavailable):  # then they return to the queue when their leases end
+            self._accept_jobs(await self._store.read_inputs(jobs))
+
+    def _accept_jobs(self, jobs: list[ClaimedJob]) -> None:
+        if self._gate.is_open:
+            self._add_items(jobs, time.monotonic())
+        else:  # suspects run isolated: no other job may run with them
+            self._tasks.run(self._release_jobs(jobs))
 
     def close(self) -> None:
         """Stop claiming; jobs of a claim under way and handed-over jobs are still accepted."""

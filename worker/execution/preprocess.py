@@ -43,13 +43,20 @@ def _preprocess_item(model: Model, item: WorkItem) -> Exception | None:
     job = item.job
     try:
         item.parameters = parameters = read_parameters(job)
-        item.arrays = model.preprocess(job.kind, job.input, parameters)
+        item.arrays = model.preprocess(job.kind, read_input(job), parameters)
         item.group = model.row_group or group_of(item.arrays)
     except Exception as error:  # noqa: BLE001 (a custom task may raise anything)
         return error
     except BaseException as error:  # noqa: BLE001 (SystemExit or a cancellation has no meaning in a thread)
         return RuntimeError(f"it raised {type(error).__name__}: {error}")
     return None
+
+
+def read_input(job: ClaimedJob) -> bytes:
+    """Return a job's input; raises Refused if it was lost."""
+    if job.input is None:
+        raise Refused("unreadable_job", "the input of this job was lost in the queue")
+    return job.input
 
 
 def read_parameters(job: ClaimedJob) -> dict[str, Any]:

@@ -13,10 +13,11 @@ redis.call('HINCRBY', bulk_key(bulk), 'bytes', ARGV[8])
 clear_faults(bulk)
 for at = 13, #ARGV, 4 do
   local id, state, body = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  local job = job_fields(id, 'state', 'bulk')
-  if job[2] and (job[1] == 'queued' or job[1] == 'running') then
-    if job[1] == 'queued' then dequeue(id) else notify_dropped(id) end
-    end_job(id, state, retention, 'error', body)
+  local words, facts = unpack(job_fields(id, 'state', 'facts'))
+  local job_state = state_name(words)
+  if unpack_facts(facts).bulk and (job_state == 'queued' or job_state == 'running') then
+    if job_state == 'queued' then dequeue(id) else notify_dropped(id) end
+    end_job(id, state, retention, body)
   else
     add_outcome(id, {id, cjson.decode(ARGV[at + 3]), state, body}, #body, false)
   end

@@ -5,8 +5,8 @@
 local limit, retention, removed = tonumber(ARGV[1]), retention_at(2), 0
 local letters = dead_letter_functions(retention)
 for at = 6, #ARGV do
-  local size, tenant = unpack(job_fields(ARGV[at], 'size', 'tenant'))
-  if letters.remove(letters.member(ARGV[at], size, tenant)) then removed = removed + 1 end
+  local route, size = parse_head(job_fields(ARGV[at], 'head')[1])
+  if letters.remove(letters.member(ARGV[at], size, route and route.tenant)) then removed = removed + 1 end
 end
 if #ARGV < 6 then
   local latest = int_text(now_ms - retention.dead_ttl_ms)

@@ -6,8 +6,8 @@
 --          and no others in their slots; '' = bulk jobs get their share and every slot that stays free)
 -- returns  {more, suspects, jobs, bulk, held}: more = 1 if the claim was cut short and the next one finds jobs at once;
 --          suspects = 1 if a suspect group waits; bulk = number of bulk jobs; held = 1 if slots stay free although bulk
---          jobs wait; per job {id, attempt, kind, input, parameters, created_us, claimed_us, deadline_ms, retries,
---          tenant}
+--          jobs wait; per job {id, attempt, head, input, claimed_us} (see `common`), then facts and retries if it has
+--          any; the input is nil if it has a key of its own
 -- Jobs past their deadline end as expired, unreadable ones as failed. Slots that stay free are announced for
 -- handoffs by submit. Safe to lose: jobs of a lost reply return to their queues when their leases end.
 -- with events, free_slots, queues, outbox, outputs, completion, fair_share
@@ -20,38 +20,47 @@ local is_isolated = ARGV[8] == '1'
 local ended, is_cut = 0, false
 local bulk, is_held, max_bulk = 0, false, tonumber(ARGV[15])
 shares = ARGV[14] ~= '' and cjson.decode(ARGV[14])
-local leases, lease_ends = {}, int_text(now_ms + lease_ms)
+local timers, lease_ends = {}, now_ms + lease_ms
+local claim_words = ' ' .. worker .. ' ' .. NOW_US .. ' '
 
 local function end_queued(id, state, body)
   ended = ended + 1
-  end_job(id, state, retention, 'error', body, state == 'failed')
+  end_job(id, state, retention, body, state == 'failed')
   return true
 end
+
+local function is_number(word) return string.find(word or '', '^%d+$') end
 
 -- Claim a job. Return false if it must stay queued: it is too large for this reply, or its record is of a newer
 -- version.
 local function claim_job(id)
-  local job = job_fields(id, 'state', 'deadline', 'kind', 'size', 'parameters', 'created', 'v', 'attempts', 'model',
-    'retries', 'followers', 'event_log', 'tenant')
-  if job[1] ~= 'queued' then return true end
-  if (tonumber(job[7]) or 0) > record_version then return false end
-  local is_readable = tonumber(job[2]) and job[3] and tonumber(job[4]) and job[5] and tonumber(job[6])
-    and tonumber(job[7]) == record_version and tonumber(job[8]) and job[9]
-  if not is_readable then return end_queued(id, 'failed', UNREADABLE) end
-  if tonumber(job[2]) <= now_ms then return end_queued(id, 'expired', EXPIRED) end
-  if #claimed > 0 and bytes + job[4] + #job[5] > MAX_BYTES then  -- before the expensive step, reading the input
+  local words, head, input, facts, retries = unpack(job_fields(id, 'state', 'head', 'body', 'facts', 'retries'), 1, 5)
+  if state_name(words) ~= 'queued' then return true end
+  local attempts, watchers = string.match(words, '^queued (%d+) %S+ %S+ %S+( ?.*)$')
+  local v, size, deadline, created, kind, route = string.match(head or '', HEAD)
+  v = tonumber(string.match(head or '', '^%d+'))
+  if v and v > record_version then return false end
+  local is_readable = attempts and v == record_version and is_number(deadline) and is_number(created)
+    and kind ~= '' and (input or tonumber(size) >= OWN_KEY_BYTES) and parse_route(route)
+  if not is_readable then
+    return end_queued(id, 'failed', UNREADABLE)
+  end
+  if tonumber(deadline) <= now_ms then return end_queued(id, 'expired', EXPIRED) end
+  local more_bytes = size + (facts and #facts or 0)
+  if #claimed > 0 and bytes + more_bytes > MAX_BYTES then
     budget, is_cut = 0, true
     return false
   end
-  local input = redis.call('HGET', job_key(id), 'input')
-  if not input then return end_queued(id, 'failed', UNREADABLE) end
-  bytes = bytes + job[4] + #job[5]
-  local attempt = int_text(job[8] + 1)
-  redis.call('HSET', job_key(id), 'state', 'running', 'owner', worker, 'started', NOW_US, 'attempts', attempt,
-    unpack(mark_fields))
-  leases[#leases + 1], leases[#leases + 2] = lease_ends, id
-  if job[11] or job[12] then publish_state(id, 'running', job[11], job[12]) end
-  claimed[#claimed + 1] = {id, attempt, job[3], input, job[5], job[6], NOW_US, job[2], job[10] or '0', job[13] or ''}
+  bytes = bytes + more_bytes
+  local attempt = attempts + 1
+  redis.call('HSET', job_key(id), 'state', 'running ' .. attempt .. claim_words .. running_mark .. watchers)
+  timers[#timers + 1], timers[#timers + 2] = timer_of(lease_ends, deadline), id
+  if watchers ~= '' or facts then
+    publish_state(id, 'running', watchers, unpack_facts(facts).logged, parse_route(route).tenant)
+  end
+  local job = {id, attempt, head, input, NOW_US}
+  if facts or retries then job[6], job[7] = facts or '', retries or '0' end
+  claimed[#claimed + 1] = job
   return true
 end
 
@@ -70,7 +79,7 @@ local function isolation_is_busy()
   local ids = redis.call('GET', isolation_key(model, version))
   if ids == COOLDOWN then return true end
   for id in string.gmatch(ids or '', '[^ ]+') do
-    if job_fields(id, 'state')[1] == 'running' then return true end
+    if state_name(job_fields(id, 'state')[1]) == 'running' then return true end
   end
   return false
 end
@@ -104,7 +113,7 @@ if is_isolated then claim_suspects() else claim_from_lanes() end
 local suspects = redis.call('EXISTS', rotation_key(model, version, 'suspect')) == 1 and not isolation_is_busy()
 -- Jobs of a newer version that use up the budget do not count: the next claim would find the same ones.
 local more = is_cut or (budget <= 0 and #claimed < count and ended + parked > 0)
-call_in_chunks('ZADD', root .. ':leases', leases)
+call_in_chunks('ZADD', root .. ':timers', timers)
 local slots  -- to announce
 if #claimed < count and not more and not is_isolated then
   slots = math.ceil((count - #claimed) / ARGV[9]) + (is_held and BULK_EXCLUDED or 0)

@@ -1,7 +1,8 @@
 -- Write the outcomes of claimed jobs: end them, or schedule their retries.
--- ARGV     worker, retention (4 arguments); then per job 9 arguments: id, attempt, state ('queued' = retry), body,
---          stages, batch_size, dead ('1' = keep it as a dead letter), after_ms (until the retry), chunks (number of
---          chunks in which the output was written; then the body is its size in bytes)
+-- ARGV     worker, retention (4 arguments); then per job 5 arguments: id, attempt, state, run ('<batch size> <stages>',
+--          the stages in ms with commas), body. Behind the state 'queued', a retry, stands after_ms; behind 'failed'
+--          may stand 'dead': keep it as a dead letter; behind 'succeeded' may stand the number of chunks in which the
+--          output was written: then the body is its size in bytes.
 -- returns  per job 1 = written, also if this claim has written it before | 0 = refused: this claim no longer holds the
 --          job
 -- Safe to send again. Refusals are counted as `late`, and delete the output's chunks. If chunks were lost, in a failover
@@ -12,38 +13,55 @@ local results = {}
 local MAX_LOST_OUTPUTS = 3  -- of one job, after which it fails
 local LOST = '{"code":"output_not_stored","message":"Redis lost parts of the output before it was complete","status":507}'
 
+local function model_of(head)
+  local route = parse_head(head)
+  return route and route.model
+end
+
 -- Return a job whose chunks were lost to its queue; it fails the third time.
 local function run_again(id, job)
   if redis.call('HINCRBY', job_key(id), 'lost_outputs', 1) >= MAX_LOST_OUTPUTS then
-    end_job(id, 'failed', retention, 'error', LOST, false, job)
+    end_job(id, 'failed', retention, LOST, false, job)
   else
-    count_event('retried', job[4])
+    count_event('retried', model_of(job[2]))
     requeue(id, 0)
   end
 end
 
-local function finish(id, attempt, state, body, stages, batch_size, dead, after_ms, chunks)
-  local job = job_fields(id, unpack(JOB_FIELDS))
-  local is_own = job[2] == worker and job[3] == attempt
-  if is_own and job[1] == 'running' and chunks ~= '0' and not has_chunks(id, attempt, chunks) then
-    drop_chunks(id, attempt, chunks)
+-- Write the outcome of a job that this claim holds.
+local function write(id, attempt, state, more, run, body, job)
+  if more == '' and state == 'succeeded' then
+    end_job(id, state, retention, body, false, job, run)
+  elseif state == 'succeeded' and has_chunks(id, attempt, more) then
+    end_job(id, state, retention, body, false, job, run, more)
+  elseif state == 'succeeded' then
+    drop_chunks(id, attempt, more)
     run_again(id, job)
-  elseif is_own and job[1] == 'running' and state == 'queued' then
+  elseif state == 'queued' then
     redis.call('HINCRBY', job_key(id), 'retries', 1)
-    count_event('retried', job[4])
-    requeue(id, tonumber(after_ms))
-  elseif is_own and job[1] == 'running' then
-    local field = state == 'succeeded' and 'output' or 'error'
-    end_job(id, state, retention, field, body, dead == '1', job, {'stages', stages, 'batch_size', batch_size},
-      chunks ~= '0' and chunks)
-  elseif job[1] ~= state or job[3] ~= attempt then
-    count_event('late', job[4])
-    drop_chunks(id, attempt, chunks)
-    return 0
+    count_event('retried', model_of(job[2]))
+    requeue(id, tonumber(more))
+  else
+    end_job(id, state, retention, body, more == 'dead', job, run)
   end
-  return 1
 end
 
-for at = 6, #ARGV, 9 do results[#results + 1] = finish(unpack(ARGV, at, at + 8)) end
+local function finish(id, attempt, state, run, body)
+  local job = job_fields(id, unpack(JOB_FIELDS))
+  local held = 'running ' .. attempt .. ' ' .. worker .. ' '
+  local more = ''
+  if state ~= 'succeeded' then state, more = string.match(state, '^(%l+) ?(.*)$') end
+  if string.sub(job[1] or '', 1, #held) == held then
+    write(id, attempt, state, more, run, body, job)
+    return 1
+  end
+  local current, attempts = parse_state(job[1])
+  if current == state and attempts == attempt then return 1 end
+  count_event('late', model_of(job[2]))
+  if state == 'succeeded' and more ~= '' then drop_chunks(id, attempt, more) end
+  return 0
+end
+
+for at = 6, #ARGV, 5 do results[#results + 1] = finish(unpack(ARGV, at, at + 4)) end
 commit()
 return results

@@ -5,8 +5,8 @@
 local released = 0
 for at = 2, #ARGV, 2 do
   local id = ARGV[at]
-  local job = job_fields(id, 'state', 'owner', 'attempts')
-  local is_held = job[1] == 'running' and job[2] == ARGV[1] and job[3] == ARGV[at + 1]
+  local state, attempts, owner = parse_state(job_fields(id, 'state')[1])
+  local is_held = state == 'running' and owner == ARGV[1] and attempts == ARGV[at + 1]
   if is_held and requeue(id) then released = released + 1 end
 end
 return released

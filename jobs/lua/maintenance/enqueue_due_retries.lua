@@ -7,9 +7,8 @@ local PARKED_MS = 5000
 local due = redis.call('ZRANGEBYSCORE', root .. ':retries', '-inf', now_ms, 'LIMIT', 0, ARGV[1])
 for _, id in ipairs(due) do
   redis.call('ZREM', root .. ':retries', id)
-  local place = job_fields(id, 'state')[1] == 'queued' and place_of(id)
-  if place then
-    local model, version, lane, tenant, sequence = unpack(place)
+  local model, version, lane, tenant, sequence = place_of(id)
+  if model and state_name(job_fields(id, 'state')[1]) == 'queued' then
     enqueue(id, sequence, model, version, lane, tenant)
     wake_worker(model, version, lane)
   end

@@ -1,11 +1,11 @@
 -- Return a dead worker's jobs to their queues; isolate those it was executing, or fail one as poison.
 -- ARGV     worker, max_kills, alone ('1' = it was executing a single job), cooldown_ms, retention (4 arguments), rank
---          (leases below this rank are still to be checked; '' = all), limit (leases to check now); then per suspect, a
---          job that it was executing: id, attempt
+--          (timers below this rank are still to be checked; '' = all that its leases may have), limit (timers to check
+--          now), lease_ms of the worker; then per suspect, a job that it was executing: id, attempt
 -- returns  {jobs returned to their queues, jobs returned as suspects, jobs failed as poison, rank for the next call; 0
---          = all leases are checked}
+--          = all are checked}
 -- The suspects form two suspect groups. Each group runs isolated and, if it kills its worker again, is halved again,
--- until the poison job is alone. Leases are checked from the last to the first: those that are claimed or extended
+-- until the poison job is alone. Timers are checked from the last to the first: those that are claimed or extended
 -- meanwhile move to the end, and hide none.
 -- with events, free_slots, queues, outbox, outputs, completion
 local worker, cooldown_ms, retention = ARGV[1], ARGV[4], retention_at(5)
@@ -17,7 +17,7 @@ local function is_poison(id)
   local kills = redis.call('HINCRBY', job_key(id), 'kills', 1)
   if ARGV[3] ~= '1' or kills < tonumber(ARGV[2]) then return false end
   local message = 'a worker died in ' .. kills .. ' runs of the job, in the last one without other jobs'
-  end_job(id, 'failed', retention, 'error', error_body('poison', message), true)
+  end_job(id, 'failed', retention, error_body('poison', message), true)
   return true
 end
 
@@ -33,11 +33,13 @@ end
 
 -- Return {attempts, model, version} of a job that this worker runs; nil for any other.
 local function find_running(id)
-  local job = job_fields(id, 'state', 'owner', 'attempts', 'model', 'version')
-  return job[1] == 'running' and job[2] == worker and {job[3], job[4], job[5]} or nil
+  local words, head = unpack(job_fields(id, 'state', 'head'))
+  local state, attempts, owner = parse_state(words)
+  local route = parse_head(head) or {}
+  return state == 'running' and owner == worker and {attempts, route.model, route.version} or nil
 end
 
-for at = 11, #ARGV, 2 do
+for at = 12, #ARGV, 2 do
   local id = ARGV[at]
   local job = find_running(id)
   if job and job[1] == ARGV[at + 1] then
@@ -56,9 +58,9 @@ for number, id in ipairs(suspects) do
     requeue(id)
   end
 end
-local upper = tonumber(ARGV[9]) or redis.call('ZCARD', root .. ':leases')
+local upper = tonumber(ARGV[9]) or redis.call('ZCOUNT', root .. ':timers', '-inf', int_text(now_ms + ARGV[11]))
 local lower = math.max(0, upper - ARGV[10])
-for _, id in ipairs(upper > 0 and redis.call('ZRANGE', root .. ':leases', lower, upper - 1) or {}) do
+for _, id in ipairs(upper > 0 and redis.call('ZRANGE', root .. ':timers', lower, upper - 1) or {}) do
   local job = find_running(id)
   if job then
     count_event('reclaimed', job[2])

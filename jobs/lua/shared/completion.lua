@@ -2,7 +2,7 @@
 -- `with completion`, after `queues`, `outbox`, `outputs`.
 -- A script gathers its writes in these tables and ends with commit(): the jobs of a batch share most of their keys.
 local notifications = {}  -- gateway → entries of jobs that became final (see notification_entry)
-local ended_ids = {}  -- ids to remove from the leases and the deadlines
+local ended_ids = {}  -- ids to remove from the timers
 local event_counts = {}  -- field of `:counts` → increment
 local total_changes = {}  -- model, or '@' and a tenant → {change of open jobs, change of their bytes}
 local delivery_written = false  -- whether background processes have new work
@@ -13,29 +13,41 @@ local function count_event(event, model)
   event_counts[field] = (event_counts[field] or 0) + 1
 end
 
+-- Count the end of a job. `route.ends` holds the counter of each state.
+local NO_ROUTE = {model_version = '?:?', ends = {}}
+local function count_end(route, state)
+  local field = route.ends[state]
+  if not field then
+    field = 'finished:' .. route.model_version .. ':' .. state
+    route.ends[state] = field
+  end
+  event_counts[field] = (event_counts[field] or 0) + 1
+end
+
 -- Change the open jobs and bytes of a model, or of '@' and a tenant.
 local function change_totals(model, jobs, bytes)
-  local change = total_changes[model] or {0, 0}
-  total_changes[model] = {change[1] + jobs, change[2] + bytes}
+  local change = total_changes[model]
+  if change then
+    change[1], change[2] = change[1] + jobs, change[2] + bytes
+  else
+    total_changes[model] = {jobs, bytes}
+  end
 end
 
 -- The fields that end_job reads of a job, for its own work and for the notification.
-local JOB_FIELDS = {'state', 'owner', 'attempts', 'model', 'watchers', 'size', 'v', 'version', 'lane', 'tenant',
-  'created', 'started', 'metadata', 'quota_mark', 'running_mark', 'webhook', 'event_log', 'bulk', 'byte_quota'}
+local JOB_FIELDS = {'state', 'head', 'facts', 'webhook'}
 local MAX_ENTRY_BYTES, MAX_NOTIFICATION_BYTES = 4096, 1024 * 1024  -- of jobs that a notification includes
 local notified_bytes = 0
 local NOW_US = int_text(now_us)
 
 -- Return a job for a notification: {id, its READ_FIELDS as in codec.py}, or {id} if it is large. `body_bytes`: size of
 -- the output or error.
-local function notification_entry(id, fields, state, field, body, body_bytes, run)
-  local _, _, attempts, model, _, _, v, version, lane, tenant, created, started, metadata = unpack(fields, 1, 13)
-  local bytes = body_bytes + #(metadata or '')
+local function notification_entry(id, words, head, facts, is_output, body, body_bytes)
+  local bytes = body_bytes + (facts and #facts or 0)
   if bytes > MAX_ENTRY_BYTES or notified_bytes + bytes > MAX_NOTIFICATION_BYTES then return {id} end
   notified_bytes = notified_bytes + bytes
-  local output, failure = field == 'output' and body, field == 'error' and body
-  return {id, v, state, model, version, lane, tenant, created, attempts, started, NOW_US, metadata,
-    output, failure, run and run[2] or false, run and run[4] or false}
+  if is_output then return {id, words, head, facts, body} end
+  return {id, words, head, facts, false, body}
 end
 
 -- Make a bulk job's next step due now; false if it does not wait for a step.
@@ -50,7 +62,7 @@ end
 local function add_outcome(id, outcome, bytes, succeeded, chunked)
   local bulk = string.sub(id, 1, 26)
   ended_lines[bulk] = ended_lines[bulk] or {}
-  table.insert(ended_lines[bulk], {tonumber(string.sub(id, 27), 16), cjson.encode(outcome), bytes, succeeded, chunked})
+  table.insert(ended_lines[bulk], {tonumber(string.sub(id, 27), 16), cmsgpack.pack(outcome), bytes, succeeded, chunked})
 end
 
 -- Write a bulk job's outcomes to `:bulk_outcomes`, once per line even if a script is sent again. A closed one takes
@@ -83,8 +95,7 @@ end
 local function commit()
   local totals = root .. ':open_totals'
   commit_kept()
-  call_in_chunks('ZREM', root .. ':leases', ended_ids)
-  call_in_chunks('ZREM', root .. ':deadlines', ended_ids)
+  call_in_chunks('ZREM', root .. ':timers', ended_ids)
   for field, times in pairs(event_counts) do redis.call('HINCRBY', root .. ':counts', field, times) end
   for model, change in pairs(total_changes) do
     if redis.call('HINCRBY', totals, model .. ':jobs', change[1]) <= 0 then
@@ -125,10 +136,9 @@ local function dead_letter_functions(retention)
     if redis.call('ZREM', root .. ':tenant_dead_letters:' .. tenant, member) == 1 then
       change_tenant_totals(tenant, -1, 0 - size)
     end
-    if job_fields(id, 'state')[1] ~= 'failed' then return true end
-    if redis.call('HDEL', job_key(id), 'input', 'webhook') > 0 then
-      redis.call('PEXPIRE', job_key(id), retention.ttl_ms)
-    end
+    if state_name(job_fields(id, 'state')[1]) ~= 'failed' then return true end
+    local deleted = redis.call('HDEL', job_key(id), 'body', 'webhook') + redis.call('UNLINK', input_key(id))
+    if deleted > 0 then redis.call('PEXPIRE', job_key(id), retention.ttl_ms) end
     return true
   end
 
@@ -164,7 +174,9 @@ local function dead_letter_functions(retention)
       redis.call('INCRBY', root .. ':dead_letter_bytes', size)
       change_tenant_totals(tenant or '?', 1, size)
     end
-    redis.call('PEXPIRE', job_key(id), math.max(retention.dead_ttl_ms, retention.ttl_ms))
+    for _, key in ipairs({job_key(id), input_key(id)}) do
+      redis.call('PEXPIRE', key, math.max(retention.dead_ttl_ms, retention.ttl_ms))
+    end
     letters.make_room(100)
   end
 
@@ -184,54 +196,76 @@ local LINE_TTL_MS = 10000
 -- Lifetime of a line's chunks, which are deleted once its outcome is stored.
 local LINE_CHUNKS_TTL_MS = 7 * 86400000
 
--- End a job. `field` is 'output' or 'error', `body` its JSON. A large output goes into `large_output`, so that reading
--- the job does not read it. The input and the webhook are deleted unless `dead` keeps them. Watchers are notified in
--- commit; the webhook's delivery is created here. `fields`: the job's JOB_FIELDS, if the script has read them; `run`:
--- {'stages', …, 'batch_size', …} of a job that was run. `chunks`: number of the chunks that hold the output; then `body`
--- is its size.
-local function end_job(id, state, retention, field, body, dead, fields, run, chunks)
-  local job = job_key(id)
-  fields = fields or redis.call('HMGET', job, unpack(JOB_FIELDS))
-  local _, _, attempts, model, watchers, size, v, version, lane, tenant, created, started, metadata, quota_mark,
-    running_mark, webhook, event_log, bulk, byte_quota = unpack(fields, 1, #JOB_FIELDS)
-  size = tonumber(size)
-  local ttl_ms = bulk and math.min(LINE_TTL_MS, retention.ttl_ms) or retention.ttl_ms
-  local bytes = chunks and tonumber(body) or #body
-  local is_large = field == 'output' and bytes > MAX_INLINE_BYTES
-  local written = (chunks and 'output_chunks') or (is_large and 'large_output') or field
-  redis.call('HSET', job, 'state', state, 'finished', NOW_US, written, chunks or body, unpack(run or {}))
-  if is_large then redis.call('HSET', job, 'output_bytes', int_text(bytes)) end
-  if chunks then expire_chunks(id, attempts, chunks, bulk and LINE_CHUNKS_TTL_MS or ttl_ms) end
-  if field == 'output' and not bulk and (is_large or byte_quota) then
-    local member = keep_output(tenant or '?', bytes, ttl_ms)
+-- Take over the output of a succeeded job: into `body` in place of the input, or into `large_output`, so that reading the
+-- job does not read it, or in `chunks`, whose bytes are `body`. Return its bytes.
+local function write_output(id, words, route, facts, body, ttl_ms, chunks)
+  local job, bytes = job_key(id), chunks and tonumber(body) or #body
+  local is_large = bytes > MAX_INLINE_BYTES
+  if is_large then
+    redis.call('HSET', job, 'state', words, 'output_bytes', int_text(bytes),
+      chunks and 'output_chunks' or 'large_output', chunks or body)
+    redis.call('HDEL', job, 'body')
+  else
+    redis.call('HSET', job, 'state', words, 'body', body)
+  end
+  if chunks then expire_chunks(id, string.match(words, '%d+'), chunks, facts.bulk and LINE_CHUNKS_TTL_MS or ttl_ms) end
+  if not facts.bulk and (is_large or facts.quota == 'bytes') then
+    local member = keep_output(route and route.tenant or '?', bytes, ttl_ms)
     if is_large then redis.call('HSET', job, 'kept_as', member) end
   end
-  if model and size then change_totals(model, -1, 0 - size) end  -- 0 - x: Redis reads Lua's -0 as no integer
-  if quota_mark and size then change_totals(quota_mark, -1, 0 - size) end
-  if running_mark then release_running(running_mark) end
-  if dead then
-    redis.call('HDEL', job, 'watchers', 'running_mark', 'followers', 'event_log')
-    dead_letter_functions(retention).add(id, int_text(size or 0), tenant)
+  return bytes
+end
+
+-- End a job. `body`: the JSON of its output if it has succeeded, otherwise of its error. The input and the webhook are
+-- deleted unless `dead` keeps them. Watchers are notified in commit; the webhook's delivery is created here. `fields`:
+-- the job's JOB_FIELDS, if the script has read them; `run`: '<batch size> <stages>' of a job that was run. `chunks`:
+-- number of the chunks that hold the output; then `body` is its size.
+local function end_job(id, state, retention, body, dead, fields, run, chunks)
+  local job = job_key(id)
+  local words, head, facts, webhook = unpack(fields or redis.call('HMGET', job, unpack(JOB_FIELDS)), 1, #JOB_FIELDS)
+  local route, size = parse_route_and_size(head)
+  local more, is_output = unpack_facts(facts), state == 'succeeded'
+  local ttl_ms = more.bulk and math.min(LINE_TTL_MS, retention.ttl_ms) or retention.ttl_ms
+  local claim, mark, watchers = string.match(words or '', '^%l+( %d+ %S+ %S+) (%S+) ?(.*)$')
+  local code = is_output and '-' or string.match(body, '"code": ?"([%w_]+)"') or '-'
+  words = state .. (claim or ' 0 - -') .. ' ' .. NOW_US .. ' ' .. (run or '- -') .. ' ' .. code
+  local bytes = #body
+  if is_output then
+    bytes = write_output(id, words, route, more, body, ttl_ms, chunks)
   else
-    redis.call('HDEL', job, 'watchers', 'input', 'running_mark', 'followers', 'event_log', 'webhook')
+    redis.call('HSET', job, 'state', words, 'error', body)
+  end
+  if route then change_totals(route.model, -1, 0 - size) end  -- 0 - x: Redis reads Lua's -0 as no integer
+  if route and more.quota then change_totals('@' .. route.tenant, -1, 0 - size) end
+  if route and mark == '+' then release_running(route.tenant) end
+  if dead then
+    dead_letter_functions(retention).add(id, size or '0', route and route.tenant)
+  else
+    if not is_output then redis.call('HDEL', job, 'body') end
+    if tonumber(size or 0) >= OWN_KEY_BYTES then redis.call('UNLINK', input_key(id)) end
+    if webhook then redis.call('HDEL', job, 'webhook') end
     redis.call('PEXPIRE', job, ttl_ms)
   end
   ended_ids[#ended_ids + 1] = id
-  local model_version = (model or '?') .. ':' .. (version or '?')
-  count_event('finished', model_version .. ':' .. state)
-  if dead then count_event('faults', model_version) end
-  if bulk then
-    local output, failure = field == 'output' and not chunks and body, field == 'error' and body
-    local outcome = {id, bulk, v, state, model, version, lane, tenant, created, attempts, started,
-      NOW_US, metadata, output, failure, run and run[2] or false, run and run[4] or false}
-    if chunks then outcome[18], outcome[19] = int_text(bytes), chunks end
-    add_outcome(id, outcome, bytes - (size or 0), state == 'succeeded', chunks and {id, attempts, chunks})
+  count_end(route or NO_ROUTE, state)
+  if dead then count_event('faults', (route or NO_ROUTE).model_version) end
+  if more.bulk then
+    local outcome = {id, more.bulk, words, head, facts, is_output and not chunks and body, not is_output and body,
+      chunks and int_text(bytes) or false, chunks or false}
+    add_outcome(id, outcome, bytes - (size or 0), is_output, chunks and {id, string.match(claim, '%d+'), chunks})
   end
-  if event_log then publish_state(id, state, nil, event_log) end
+  if more.logged then publish_state(id, state, '', true, route.tenant) end
   if webhook then delivery_written = deliver_end(id, state, webhook) and true or delivery_written end
-  for gateway in string.gmatch(watchers or '', '[^ ]+') do
-    notifications[gateway] = notifications[gateway] or {}
-    table.insert(notifications[gateway], notification_entry(id, fields, state, field, body, bytes, run))
+  if claim and watchers ~= '' then
+    local entry, known = notification_entry(id, words, head, facts, is_output, body, bytes), notifications[watchers]
+    if known then  -- the only watcher is known: the common case
+      known[#known + 1] = entry
+    else
+      for gateway in string.gmatch(watchers, '[^ +]+') do
+        notifications[gateway] = notifications[gateway] or {}
+        table.insert(notifications[gateway], entry)
+      end
+    end
   end
 end
 

@@ -1,16 +1,20 @@
 -- State changes of open jobs, for gateways and for clients that listen to a tenant's events (`with events`).
--- The fields of a job that a gateway reads, in the order of READ_FIELDS in jobs/store/codec.py.
-local READ_FIELDS = {'v', 'state', 'model', 'version', 'lane', 'tenant', 'created', 'attempts', 'started', 'finished',
-  'metadata', 'output', 'error', 'stages', 'batch_size', 'output_bytes'}
-
--- Publish that a job has entered a state. `followers`: gateways that follow this job, and read it then. `event_log`:
--- the job's tenant, if a client listens to all events of the tenant.
-local function publish_state(id, state, followers, event_log)
-  for gateway in string.gmatch(followers or '', '[^ ]+') do
+-- Publish that a job has entered a state, to the gateways among its watchers that follow it and, if `logged`, to those
+-- whose clients listen to all events of its tenant.
+local function publish_state(id, state, watchers, logged, tenant)
+  for gateway in string.gmatch(watchers, '([^ +]+)%+') do
     redis.call('PUBLISH', 'jitney:gateway:' .. gateway, cmsgpack.pack({{id}}))
   end
-  if not event_log then return end
-  redis.call('XADD', root .. ':job_events:' .. event_log, 'MAXLEN', '~', 10000, '*', 'id', id, 'status', state)
-  redis.call('EXPIRE', root .. ':job_events:' .. event_log, 3600)
-  redis.call('PUBLISH', 'jitney:events', event_log)
+  if not logged then return end
+  redis.call('XADD', root .. ':job_events:' .. tenant, 'MAXLEN', '~', 10000, '*', 'id', id, 'status', state)
+  redis.call('EXPIRE', root .. ':job_events:' .. tenant, 3600)
+  redis.call('PUBLISH', 'jitney:events', tenant)
+end
+
+-- Return the map of a job's facts, which is empty for most.
+local NO_FACTS = {}
+local function unpack_facts(facts)
+  if not facts then return NO_FACTS end
+  local is_packed, map = pcall(cmsgpack.unpack, facts)
+  return is_packed and type(map) == 'table' and map or NO_FACTS
 end

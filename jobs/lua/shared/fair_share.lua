@@ -4,7 +4,7 @@ local claimed, parked = {}, 0
 local budget  -- ids to read, which bounds a claim over many overdue jobs
 local shares  -- tenant → {weight, limit of running jobs}; '' stands for all others; false = equal weights, no limits
 local claim_from_queue  -- (queue, limit): claim up to `limit` jobs; return whether some are left in the queue
-local mark_fields = {}  -- field and value of the running mark, for jobs of a tenant with a limit of running jobs
+local running_mark = '-'  -- of the claimed jobs: '+' if their tenant has a limit of running jobs
 local tenants_left = {}  -- lane → tenants in its rotation, once it was read
 
 -- Return how many more jobs of a tenant may run, and the field that counts them; nil without a limit.
@@ -35,7 +35,7 @@ local function claim_by_weight(model, version, lane, slots)
     local weight, limit = unpack(shares[tenant] or shares[''])
     local share = (tenant == cut_tenant and tonumber(left) or weight) * unit
     local before, room, field = #claimed, running_left(tenant, limit)
-    mark_fields = field and {'running_mark', '@' .. tenant} or {}
+    running_mark = field and '+' or '-'
     local queue = queue_key(model, version, lane, tenant)
     local has_more = room <= 0 or claim_from_queue(queue, math.min(goal - #claimed, share, room))
     local taken = #claimed - before
@@ -53,7 +53,7 @@ local function claim_by_weight(model, version, lane, slots)
       redis.call('RPUSH', rotation, tenant)
     end
   end
-  mark_fields = {}
+  running_mark = '-'
   if cut_tenant then
     redis.call('HSET', root .. ':fair_share', position, int_text(left) .. ' ' .. cut_tenant)
   else

@@ -1,9 +1,8 @@
 -- Handoffs of new jobs to workers with free slots, without a claim (`with handoff`, after `free_slots`, `queues`).
--- A small job of a tenant without a queue is handed off under a lease. The worker receives {'<model> <version>', slots
+-- A job of a tenant without a queue is handed off under a lease. The worker receives {'<model> <version>', slots
 -- left, jobs as claim returns them, number of bulk jobs} in MessagePack, whose encoder copies an input only once.
-local MAX_HANDOFF_BYTES = 32 * 1024  -- of one input; workers claim larger ones, so that they do not fill a channel
+-- Large inputs are not in the message: the worker reads them (jobs/store/inputs.py).
 local handoffs = {}  -- '<model> <version>' → the worker that takes jobs of it, and these jobs; false = there is none
-local handoff_leases = {}  -- ms, id, ms, id …
 
 -- Return the handoff to the listening worker with the most free slots for this model version; nil if there is none, or
 -- none for this lane. A full worker takes an overflow job only while interactive jobs of others wait.
@@ -18,7 +17,7 @@ local function handoff_for(model, version, lane)
       redis.call('ZREM', free_slots_key(model, version), member)
     else
       handoffs[name] = {model = model, version = version, member = member, worker = worker,
-        lease_ends = int_text(now_ms + lease_ms), takes_bulk = accepts_lane(free, 'bulk'), free = math.floor(free),
+        lease_ends = now_ms + lease_ms, takes_bulk = accepts_lane(free, 'bulk'), free = math.floor(free),
         jobs = {}, bulk = 0}
     end
   end
@@ -42,7 +41,6 @@ end
 
 -- Add a job, as claim returns it, to a handoff; send the handoff if its slots are full.
 local function add_to_handoff(handoff, lane, job)
-  handoff_leases[#handoff_leases + 1], handoff_leases[#handoff_leases + 2] = handoff.lease_ends, job[1]
   handoff.jobs[#handoff.jobs + 1] = job
   if lane == 'bulk' then handoff.bulk = handoff.bulk + 1 end
   if #handoff.jobs >= handoff.free then send_handoff(handoff) end

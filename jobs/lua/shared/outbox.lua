@@ -106,10 +106,12 @@ local function deliver_end(id, state, webhook)
   if states ~= '' and not string.find(' ' .. states .. ' ', ' ' .. state .. ' ', 1, true) then return nil end
   local delivery, exists = find_delivery(id, url, headers)
   if not delivery or exists then return delivery end
-  local job = redis.call('HMGET', job_key(id), unpack(READ_FIELDS))
-  local tenant, output_bytes = job[6] or '', tonumber(job[16]) or (job[12] and #job[12] or 0)
-  if output_bytes > MAX_INLINE_BYTES then job[12] = false end
+  local job = read_job(id)
+  local _, head, _, output, _, size = unpack(job)
+  local route = parse_head(head)
+  local output_bytes = tonumber(size) or (output and #output or 0)
+  if output_bytes > MAX_INLINE_BYTES then job[4] = false end
   table.insert(job, 1, id)
-  create_delivery(delivery, id, tenant, state, origin, url, headers, cjson.encode(job), output_bytes)
+  create_delivery(delivery, id, route and route.tenant or '', state, origin, url, headers, cmsgpack.pack(job), output_bytes)
   return delivery
 end

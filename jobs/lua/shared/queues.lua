@@ -5,12 +5,17 @@ end
 local function rotation_key(model, version, lane)
   return root .. ':tenant_rotation:' .. model .. ':' .. version .. ':' .. lane
 end
+
+-- Return when a running job needs attention next: `:timers` has the end of its lease or its deadline, whichever is first,
+-- and the deadline of a queued job.
+local function timer_of(lease_end_ms, deadline_ms) return int_text(math.min(lease_end_ms, tonumber(deadline_ms))) end
+
 local function isolation_key(model, version) return root .. ':isolation:' .. (model or '') .. ':' .. (version or '') end
 
 -- Tell a running job's worker that its result is no longer needed.
 local function notify_dropped(id)
-  local owner = job_fields(id, 'owner')[1]
-  if owner then redis.call('PUBLISH', 'jitney:wake:' .. owner, '-' .. id) end
+  local _, _, owner = parse_state(job_fields(id, 'state')[1])
+  if owner and owner ~= '-' then redis.call('PUBLISH', 'jitney:wake:' .. owner, '-' .. id) end
 end
 
 -- Add an id to its queue, by its sequence number. The first id of a queue puts the tenant into the rotation.
@@ -20,16 +25,14 @@ local function enqueue(id, sequence, model, version, lane, tenant)
   redis.call('ZADD', queue, sequence, id)
 end
 
--- Return a job's place: {model, version, lane, tenant, sequence} and {running mark, followers, event log}. For a
--- suspect, the lane is 'suspect' and its suspect group stands in place of the tenant. Return nil if the record lacks
--- one of them.
+-- Return a job's place in the queues: model, version, lane, tenant, sequence, deadline. For a suspect, the lane is
+-- 'suspect' and its suspect group stands in place of the tenant. Return nil if the record cannot be read.
 local function place_of(id)
-  local job = job_fields(id, 'model', 'version', 'lane', 'tenant', 'created', 'suspect_group', 'running_mark',
-    'followers', 'event_log')
-  if not (job[1] and job[2] and job[3] and job[4] and tonumber(job[5])) then return nil end
-  local more = {job[7], job[8], job[9]}
-  if job[6] then return {job[1], job[2], 'suspect', job[6], job[5]}, more end
-  return job, more
+  local head, suspect_group = unpack(job_fields(id, 'head', 'suspect_group'))
+  local route, _, deadline, created = parse_head(head)
+  if not route or not tonumber(created) or not tonumber(deadline) then return nil end
+  if suspect_group then return route.model, route.version, 'suspect', suspect_group, created, deadline end
+  return route.model, route.version, route.lane, route.tenant, created, deadline
 end
 
 -- Put a parked tenant back into the rotations that it left, and wake a worker for each. Claims park a tenant at its limit
@@ -46,19 +49,18 @@ local function unpark(tenant)
   redis.call('DEL', root .. ':parked:' .. tenant)
 end
 
--- Count one running job less of a tenant that has a limit of them. `running_mark`: '@' and the tenant.
-local function release_running(running_mark)
-  local totals, field = root .. ':open_totals', running_mark .. ':running'
+-- Count one running job less of a tenant that has a limit of them.
+local function release_running(tenant)
+  local totals, field = root .. ':open_totals', '@' .. tenant .. ':running'
   if redis.call('HINCRBY', totals, field, -1) <= 0 then redis.call('HDEL', totals, field) end
-  unpark(string.sub(running_mark, 2))
+  unpark(tenant)
 end
 
 -- Remove a queued id from its queue and from the retries. The tenant of an empty queue leaves the rotation.
 local function dequeue(id)
   redis.call('ZREM', root .. ':retries', id)
-  local place = place_of(id)
-  if not place then return end
-  local model, version, lane, tenant = unpack(place)
+  local model, version, lane, tenant = place_of(id)
+  if not model then return end
   local queue = queue_key(model, version, lane, tenant)
   redis.call('ZREM', queue, id)
   if redis.call('EXISTS', queue) == 1 then return end
@@ -72,21 +74,21 @@ end
 
 -- Return a running job to its queue, now or after `after_ms`. Return false if its record does not name the queue.
 local function requeue(id, after_ms)
-  local place, more = place_of(id)
-  if not place then return false end
-  local model, version, lane, tenant, sequence = unpack(place)
-  redis.call('ZREM', root .. ':leases', id)
-  redis.call('HSET', job_key(id), 'state', 'queued')
-  redis.call('HDEL', job_key(id), 'owner', 'running_mark')
-  local running_mark, followers, event_log = unpack(more)
-  if running_mark then release_running(running_mark) end
+  local model, version, lane, tenant, sequence, deadline = place_of(id)
+  if not model then return false end
+  local words, head, facts = unpack(job_fields(id, 'state', 'head', 'facts'))
+  local _, attempts, _, started, mark, watchers = parse_state(words)
+  local owner = parse_head(head).tenant
+  redis.call('ZADD', root .. ':timers', deadline, id)
+  redis.call('HSET', job_key(id), 'state', queued_words(attempts or 0, started or '-', watchers or ''))
+  if mark == '+' then release_running(owner) end
   if after_ms then
     redis.call('ZADD', root .. ':retries', int_text(now_ms + after_ms), id)
   else
     enqueue(id, sequence, model, version, lane, tenant)
     wake_worker(model, version, lane)
   end
-  publish_state(id, 'queued', followers, event_log)
+  publish_state(id, 'queued', watchers or '', unpack_facts(facts).logged, owner)
   return true
 end
 

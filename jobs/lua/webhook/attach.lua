@@ -6,8 +6,9 @@
 -- The same URL with the same headers is the same delivery.
 -- with events, outbox
 local id, tenant, webhook = ARGV[1], ARGV[2], ARGV[3]
-local state, owner = unpack(job_fields(id, 'state', 'tenant'))
-if not state or owner ~= tenant then return {'unknown', ''} end
+local words, head = unpack(job_fields(id, 'state', 'head'))
+local state, route = state_name(words), parse_head(head)
+if not state or not route or route.tenant ~= tenant then return {'unknown', ''} end
 if state == 'queued' or state == 'running' then
   redis.call('HSET', job_key(id), 'webhook', webhook)
   return {'open', ''}

@@ -34,7 +34,8 @@ end
 
 -- Let a job live longer, with its output.
 local function extend_job(id, ttl_ms)
-  local bytes, chunks, attempt, member = unpack(job_fields(id, 'output_bytes', 'output_chunks', 'attempts', 'kept_as'))
+  local bytes, chunks, words, member = unpack(job_fields(id, 'output_bytes', 'output_chunks', 'state', 'kept_as'))
+  local _, attempt = parse_state(words)
   redis.call('PEXPIRE', job_key(id), int_text(ttl_ms))
   expire_chunks(id, attempt, chunks or 0, ttl_ms)
   if bytes and member and redis.call('HEXISTS', root .. ':kept_output_bytes', member) == 1 then

@@ -43,7 +43,7 @@ class BulkStack:
     def open_jobs(self) -> int:
         """Count the open jobs."""
         with self.server.client() as client:
-            return int(client.zcard("jitney:{s00}:deadlines"))
+            return int(client.zcard("jitney:{s00}:timers"))
 
     async def run(self, count: int) -> int:
         """Run up to a number of queued jobs; return how many."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import orjson
 import pytest
 from openai.types import Batch
@@ -164,7 +165,7 @@ async def test_a_permanent_refusal_is_final_for_its_line_alone(plant: BulkStack)
     assert jobs
     with plant.server.client() as client:
         (created,) = client.hmget(f"jitney:{{s00}}:bulk:{batch.id.removeprefix('batch_')}", "expires")
-        deadlines = [int(ms) for _, ms in client.zrange("jitney:{s00}:deadlines", 0, -1, withscores=True)]
+        deadlines = [int(ms) for _, ms in client.zrange("jitney:{s00}:timers", 0, -1, withscores=True)]
     assert all(ms <= int(created) + 1000 for ms in deadlines)
     done = await plant.run_all(batch)
     good, bad = bulks.check_batch(plant.ai, done, ["big", "late", "good"])
@@ -178,9 +179,9 @@ async def test_a_permanent_refusal_is_final_for_its_line_alone(plant: BulkStack)
 def test_an_unreadable_outcome_is_a_failed_line() -> None:
     """One such line used to keep all others of its batch from being stored."""
     line_id = job_id("00" + "a" * 24, 7)
-    broken: list[list[Any]] = [["succeeded", "no JSON"], ["no state"], ["1"] * 15, [None] * 15, [{}] * 15, [[], "{}"]]
+    broken: list[list[Any]] = [["succeeded", "no JSON"], ["no state"], ["1"] * 7, [None] * 7, [{}] * 7, [[], "{}"]]
     for words in broken:
-        shown = result_lines.render_line(orjson.dumps([line_id, "seven", *words]))
+        shown = result_lines.render_line(msgpack.packb([line_id, "seven", *words]))
         text = orjson.loads(shown.text)
         assert not shown.succeeded
         assert (text["custom_id"], text["error"]["line"]) == ("seven", 7)

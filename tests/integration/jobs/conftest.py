@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.contract.errors import JitneyError
-from jobs.contract.ids import new_job_id
+from jobs.contract.ids import new_job_id, shard_of
 from jobs.contract.job import Accepted, ClaimedJob, Outcome, Submission
 from jobs.contract.lifecycle import State
 from jobs.redis_client import keys
@@ -16,7 +16,7 @@ from jobs.redis_client.client import RedisClient
 from jobs.store.job_store import JobStore
 from jobs.store.maintenance import SweepResult, sweep
 from jobs.store.settings import StoreSettings
-from tests.support import invariants
+from tests.support import invariants, records
 from tests.support.servers import ENGINES, Server
 
 FAR_FUTURE_MS = 1 << 52
@@ -81,10 +81,21 @@ class StoreBench:
     def succeed(self, claimed: list[ClaimedJob], body: bytes = b'{"a":1}') -> list[Outcome]:
         return [Outcome(job.id, job.attempt, State.SUCCEEDED, body, 1.0, 2.0, 3.0, len(claimed)) for job in claimed]
 
-    def age(self, zset: str, job_id: str) -> None:
-        """Move a lease or a deadline into the past."""
+    def end_lease(self, job_id: str) -> None:
+        """Move the end of a job's lease into the past."""
         with self.server.client() as client:
-            client.zadd(f"jitney:{{s{job_id[:2]}}}:{zset}", {job_id: 1})
+            client.zadd(keys.timers(shard_of(job_id)), {job_id: 1})
+
+    def end_delay(self, job_id: str) -> None:
+        """Move the time of a job's retry into the past."""
+        with self.server.client() as client:
+            client.zadd(f"jitney:{{s{job_id[:2]}}}:retries", {job_id: 1})
+
+    def pass_deadline(self, job_id: str) -> None:
+        """Move a job's deadline into the past."""
+        with self.server.client() as client:
+            records.change(client, job_id, deadline_ms="1")
+            client.zadd(keys.timers(shard_of(job_id)), {job_id: 1})
 
 
 @pytest.fixture

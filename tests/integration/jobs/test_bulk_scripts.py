@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import orjson
 import pytest
 import redis
 
@@ -17,6 +16,7 @@ from jobs.contract.errors import OverLimit, Refused
 from jobs.contract.job import Outcome, Submission
 from jobs.contract.lifecycle import State
 from jobs.redis_client.client import RedisClient
+from jobs.store import codec
 from jobs.store.background_lease import BackgroundLease
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
@@ -88,7 +88,7 @@ async def test_an_outcome_is_logged_once_for_repeated_steps(store: JobStore) -> 
     await run(store, 2)
     seen = await stand(store, lease)
     assert (seen.waiting, seen.bulk.completed, seen.bulk.failed) == (2, 2, 0)
-    ids = [orjson.loads(one)[:2] for one in await checkpoints.read_outcomes(store, bulk, 10, 1 << 20)]
+    ids = [list(codec.read_outcome(one)[:2]) for one in await checkpoints.read_outcomes(store, bulk, 10, 1 << 20)]
     assert sorted(ids) == [[checkpoints.job_id(bulk.id, n), f"line-{n}"] for n in (1, 2)]
 
 

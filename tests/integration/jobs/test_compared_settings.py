@@ -72,11 +72,11 @@ async def test_a_queue_with_more_shards_from_before_the_number_was_stored_is_ref
 async def test_a_queue_of_another_format_is_refused_in_one_line(bench: StoreBench) -> None:
     connection = bench.store.connection
     await check_shards(connection, 1)
-    assert await connection.command("GET", keys.FORMAT) == b"2"
+    assert await connection.command("GET", keys.FORMAT) == b"3"
     await check_shards(connection, 1)
     with bench.server.client() as client:
-        client.set(keys.FORMAT, "3")
-        with pytest.raises(FormatMismatch, match=r"the format 3, and this release uses 2: .*FLUSHDB.*JITNEY_DATA_DIR"):
+        client.set(keys.FORMAT, "4")
+        with pytest.raises(FormatMismatch, match=r"the format 4, and this release uses 3: .*FLUSHDB.*JITNEY_DATA_DIR"):
             await check_shards(connection, 1)
         client.delete(keys.FORMAT)
         client.hset("jitney:{s00}:load", "m:jobs", 1)  # as the first format had it

@@ -98,14 +98,14 @@ async def is_canceled(bench: StoreBench) -> None:
 
 async def expires(bench: StoreBench) -> None:
     (job,) = (await bench.store.newest("default", 1 << 60, 1))[0]
-    bench.age("deadlines", job.id)
+    bench.pass_deadline(job.id)
     await bench.sweep()
 
 
 async def is_lost(bench: StoreBench) -> None:
     for _ in range(3):
         (job,) = await bench.claim() or await bench.claim_suspects("w1")
-        bench.age("leases", job.id)
+        bench.end_lease(job.id)
         await bench.sweep()
 
 

@@ -223,7 +223,7 @@ def settle(service: Service, keys: list[str]) -> float:
         try:
             listed = service.http.get("/v1/models", headers={"authorization": f"Bearer {keys[0]}"}).json()["models"]
             with redis.Redis.from_url(queue_url(service)) as queue:
-                is_open = any(queue.zcard(name) for name in ("jitney:{s00}:deadlines", "jitney:{s00}:bulk_due"))
+                is_open = any(queue.zcard(name) for name in ("jitney:{s00}:timers", "jitney:{s00}:bulk_due"))
         except (httpx2.HTTPError, redis.RedisError, KeyError, ValueError):
             return False
         return not is_open and not any(sum(model["waiting"].values()) for model in listed)

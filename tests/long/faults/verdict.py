@@ -4,6 +4,8 @@ import statistics
 
 import orjson
 
+from jobs.redis_client import keys
+from jobs.store.raw_record import flatten
 from tests.long.faults.kills import Killer
 from tests.long.faults.mixed_load import MixedLoad
 from tests.support import invariants
@@ -13,7 +15,6 @@ from tests.support.cluster.history import FINAL
 from tests.support.waiting import wait_until
 
 CHUNK = 1000
-FIELDS = ("state", "output", "error", "attempts")
 
 
 def judge(cluster: Cluster, load: MixedLoad, killer: Killer, before: dict[int, tuple[str, int, float]]) -> int:
@@ -53,16 +54,17 @@ def _count_violations(cluster: Cluster, load: MixedLoad) -> tuple[int, int, int]
         for some in (ids[at : at + CHUNK] for at in range(0, len(ids), CHUNK)):
             with client.pipeline(transaction=False) as pipe:
                 for job_id in some:
-                    pipe.hmget(f"jitney:{{s{job_id[:2]}}}:job:{job_id}", *FIELDS)
+                    pipe.hgetall(keys.job(job_id))
                 found = pipe.execute()
-            for job_id, (state, output, error, attempts) in zip(some, found, strict=True):
-                if state is None:
+            for job_id, record in zip(some, found, strict=True):
+                if not record:
                     lost += 1
                     continue
-                parts = [orjson.loads(part) if part else None for part in (output, error)]
-                end = orjson.dumps([state.decode(), *parts, int(attempts)])
+                job = flatten(record)
+                parts = [orjson.loads(record[part]) if part in record else None for part in (b"body", b"error")]
+                end = orjson.dumps([job["state"], *parts, int(job["attempts"])])
                 doubled += load.ends.get(job_id, end) != end
                 expected = load.accepted[job_id]
                 label = parts[0]["predictions"][0]["label"] if parts[0] else ""
-                wrong += state.decode() not in FINAL or bool(expected and label != expected)
+                wrong += job["state"] not in FINAL or bool(expected and label != expected)
     return lost, doubled, wrong

@@ -13,6 +13,8 @@ import redis
 
 from jobs.metrics import event_counters as counts
 from jobs.redis_client import keys
+from jobs.store.raw_record import flatten
+from tests.support import records
 from tests.support.cluster.parts import (
     GatewayAddress,
     ManagedGateway,
@@ -134,18 +136,17 @@ class Cluster:
     def job(self, job_id: str) -> dict[str, str]:
         """The record of a job in the queue."""
         with self.queue() as client:
-            fields: dict[bytes, bytes] = client.hgetall(f"jitney:{{s{job_id[:2]}}}:job:{job_id}")
-        return {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
+            return records.read(client, job_id)
 
     def held(self) -> dict[ManagedWorker, list[str]]:
         """The jobs leased to each worker."""
         pids = self.announced()
         with self.queue() as client, client.pipeline(transaction=False) as pipe:
-            leased = [job_id.decode() for job_id in client.zrange("jitney:{s00}:leases", 0, -1)]
-            for job_id in leased:
-                pipe.hget(f"jitney:{{s00}}:job:{job_id}", "owner")
-            owners = [(owner or b"").decode() for owner in pipe.execute()]
-        holders = [(job_id, pids.get(owner)) for job_id, owner in zip(leased, owners, strict=True)]
+            held = [job_id.decode() for job_id in client.zrange("jitney:{s00}:timers", 0, -1)]
+            for job_id in held:
+                pipe.hgetall(keys.job(job_id))
+            owners = [flatten(record).get("owner", "") for record in pipe.execute()]
+        holders = [(job_id, pids.get(owner)) for job_id, owner in zip(held, owners, strict=True) if owner]
         return {worker: [job_id for job_id, pid in holders if pid == worker.pid] for worker in self.workers}
 
     def counts(self) -> dict[str, int]:

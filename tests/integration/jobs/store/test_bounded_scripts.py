@@ -19,6 +19,7 @@ from jobs.store.job_store import JobStore
 from jobs.store.maintenance import recover_dead_worker
 from jobs.store.settings import StoreSettings
 from tests.integration.jobs.conftest import StoreBench
+from tests.support import records
 
 ROOT = "jitney:{s00}"
 MANY_TENANTS = 8500  # more than Lua unpacks
@@ -58,7 +59,7 @@ async def test_a_list_of_expired_results_is_read_in_a_bounded_number_of_pages(be
 async def test_a_list_keeps_records_of_a_later_release(bench: StoreBench) -> None:
     (job_id,) = await bench.submit()
     with bench.server.client() as client:
-        client.hset(f"{ROOT}:job:{job_id}", "v", "999")
+        records.change(client, job_id, v="999")
         assert await bench.store.newest("default", 1 << 60, 10) == ([], None)
         assert client.zcard(f"{ROOT}:tenant_jobs:default") == 1
 
@@ -154,11 +155,10 @@ async def test_the_number_of_gateways_notified_of_a_job_is_bounded(bench: StoreB
     (job_id,) = await bench.submit()
     for nth in range(100):
         await bench.store.wait(job_id, f"gateway{nth}")
-        await bench.store.run("job/read_and_follow", bench.store.roots[0], f"gateway{nth}", job_id, *codec.READ_FIELDS)
+        await bench.store.run("job/read_and_follow", bench.store.roots[0], f"gateway{nth}", job_id)
     with bench.server.client() as client:
-        for field in ("watchers", "followers"):
-            noted = client.hget(f"{ROOT}:job:{job_id}", field).decode().split()
-            assert noted == [f"gateway{nth}" for nth in range(36, 100)]
+        noted = records.read(client, job_id)["watchers"].split()
+        assert noted == [f"gateway{nth}+" for nth in range(36, 100)]
 
 
 async def test_a_dead_worker_is_recovered_in_parts(bench: StoreBench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +219,7 @@ async def test_a_named_dead_letter_is_purged_and_a_job_that_is_none_stays(bench:
     await bench.store.finish("w1", fail([first]))
     assert await dead_letters.purge_dead_letters(bench.store, [letter, running, "00" + "0" * 32]) == 1
     with bench.server.client() as client:
-        assert client.hget(f"{ROOT}:job:{running}", "input") == b"in"
+        assert client.hget(f"{ROOT}:job:{running}", "body") == b"in"
 
 
 def test_the_message_of_an_error_is_bounded() -> None:

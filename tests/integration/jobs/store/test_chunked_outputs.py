@@ -92,7 +92,7 @@ async def test_chunks_whose_outcome_never_comes_expire(bench: StoreBench) -> Non
     claimed = await claimed_one(bench)
     await writer(bench, 0.05).write(chunked(claimed), lambda: True)
     assert all(0 < ms <= 500 for ms in chunk_keys(bench).values())
-    bench.age("leases", claimed.id)
+    bench.end_lease(claimed.id)
     await bench.sweep()
     wait_until(lambda: not chunk_keys(bench), "the chunks are gone")
     (again,) = await bench.claim(worker="w2")

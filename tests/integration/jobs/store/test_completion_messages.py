@@ -56,6 +56,6 @@ async def test_the_jobs_of_a_batch_share_one_notification(bench: StoreBench) -> 
     wire.close()
 
 
-def test_the_timings_of_an_outcome_are_json() -> None:
-    words = codec.outcome_args(Outcome("id", 1, State.SUCCEEDED, b"{}", 0.12345, 1e-9, 1234.5))
-    assert words[4] == "[0.123,0.000,1234.500]"
+def test_an_outcome_has_its_batch_size_and_timings_in_ms() -> None:
+    words = codec.outcome_args(Outcome("id", 1, State.SUCCEEDED, b"{}", 0.12345, 1e-9, 1234.5, 8))
+    assert words == ("id", 1, "succeeded", "8 0.123,0.000,1234.500", b"{}")

@@ -2,9 +2,11 @@
 
 import pytest
 
+from jobs.redis_client import keys
 from jobs.store import codec
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
+from jobs.tenants.limits import LimitOverride
 from tests.integration.jobs.conftest import StoreBench
 
 LARGE = b"x" * (32 * 1024 + 1)
@@ -86,20 +88,20 @@ async def test_a_worker_that_does_not_listen_gets_no_handoff(bench: StoreBench) 
 
 
 async def test_a_handoff_does_not_overtake_queued_jobs(bench: StoreBench) -> None:
-    """The first job is too large for a handoff: it waits, and so does the job behind it."""
-    with bench.subscribe_worker("w1") as hear:
-        await bench.claim(3)
-        (large,) = await bench.submit(input=LARGE)
-        assert hear() == b"m 1"
-        (small,) = await bench.submit()
-    assert [job.id for job in await bench.claim()] == [large, small]
+    """The first job found no free slot: it waits, and so does the job behind it, although a slot is free by then."""
+    (first,) = await bench.submit()
+    with bench.subscribe_worker("w1"), bench.server.client() as client:
+        client.zadd(keys.free_slots(0, "m", "1"), {"w1 20000": 3})
+        (second,) = await bench.submit()
+    assert [job.id for job in await bench.claim()] == [first, second]
 
 
 async def test_queued_jobs_wake_all_idle_workers(bench: StoreBench) -> None:
     with bench.subscribe_worker("w1") as hear, bench.subscribe_worker("w2") as hear_too:
         for worker in ("w1", "w2"):
             await bench.claim(3, worker)
-        await bench.submit(2, input=LARGE)
+        bench.store.tenants.update({"default": LimitOverride(running=100)})  # its jobs are claimed, not handed over
+        await bench.submit(2)
         assert (hear(), hear_too()) == (b"m 1", b"m 1")
 
 
@@ -123,7 +125,7 @@ async def test_a_lost_handoff_goes_back_to_the_queue(bench: StoreBench) -> None:
     with bench.subscribe_worker("w1"):
         await bench.claim(3)
         (job_id,) = await bench.submit()
-    bench.age("leases", job_id)
+    bench.end_lease(job_id)
     assert (await bench.sweep()).reclaimed == 1
     (job,) = await bench.claim(worker="w2")
     assert (job.id, job.attempt) == (job_id, 2)
@@ -215,7 +217,7 @@ async def test_a_handed_off_job_has_the_lease_that_its_worker_renews(
         now_ms = seconds * 1000 + us // 1000
         for job in (handed_off, overflow):
             assert await bench.state(job.id) == "running"
-            left_s = (client.zscore("jitney:{s00}:leases", job.id) - now_ms) / 1000
+            left_s = (client.zscore("jitney:{s00}:timers", job.id) - now_ms) / 1000
             assert of_worker_s - 1.5 < left_s <= of_worker_s
         await worker.withdraw_free_slots("m", "1", "w1")
         assert client.exists("jitney:{s00}:free_slots:m:1") == 0

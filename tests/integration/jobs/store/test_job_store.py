@@ -3,12 +3,14 @@
 import pytest
 
 from jobs.contract.errors import JitneyError, QueueFull, Refused, StoreUnavailable
-from jobs.contract.job import Accepted
+from jobs.contract.job import RECORD_VERSION, Accepted
 from jobs.contract.lifecycle import State
+from jobs.redis_client import keys
 from jobs.redis_client.client import RedisClient
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
 from tests.integration.jobs.conftest import StoreBench
+from tests.support import records
 from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
@@ -142,7 +144,7 @@ async def test_finishing_again_changes_nothing(bench: StoreBench) -> None:
 async def test_jobs_of_a_lost_worker_return_to_their_queue_position(bench: StoreBench) -> None:
     ids = await bench.submit(3)
     (claimed,) = await bench.claim(1)
-    bench.age("leases", claimed.id)
+    bench.end_lease(claimed.id)
     assert (await bench.sweep()).reclaimed == 1
     assert [job.id for job in await bench.claim(worker="w2")] == ids
     assert await bench.store.finish("w1", bench.succeed([claimed])) == 1  # the lost worker comes back too late
@@ -152,7 +154,7 @@ async def test_jobs_of_a_lost_worker_return_to_their_queue_position(bench: Store
 async def test_jobs_of_a_live_worker_are_not_reclaimed(bench: StoreBench) -> None:
     await bench.submit()
     claimed = await bench.claim()
-    bench.age("leases", claimed[0].id)
+    bench.end_lease(claimed[0].id)
     assert await bench.store.extend("w1", claimed) == []
     assert (await bench.sweep()).reclaimed == 0
 
@@ -162,7 +164,7 @@ async def test_a_release_does_not_count_as_a_loss(bench: StoreBench) -> None:
     for _ in range(4):
         await bench.store.release("w1", await bench.claim())
     await bench.claim()
-    bench.age("leases", job_id)
+    bench.end_lease(job_id)
     assert (await bench.sweep()).reclaimed == 1
 
 
@@ -178,7 +180,7 @@ async def test_a_job_that_loses_every_worker_fails(bench: StoreBench) -> None:
     (job_id,) = await bench.submit()
     for lost in range(3):
         await (bench.claim_suspects("w1") if lost == 2 else bench.claim())
-        bench.age("leases", job_id)
+        bench.end_lease(job_id)
         await bench.sweep()
     (job,) = await bench.store.read([job_id])
     assert job is not None
@@ -223,7 +225,7 @@ async def test_overdue_jobs_expire_while_queued_or_running(bench: StoreBench) ->
     running, waiting = await bench.submit(2)
     await bench.claim(1)
     for job_id in (running, waiting):
-        bench.age("deadlines", job_id)
+        bench.pass_deadline(job_id)
     assert (await bench.sweep()).expired == 2
     assert [await bench.state(job_id) for job_id in (running, waiting)] == ["expired", "expired"]
     assert await bench.claim() == []
@@ -232,7 +234,7 @@ async def test_overdue_jobs_expire_while_queued_or_running(bench: StoreBench) ->
 async def test_a_claim_drops_overdue_jobs(bench: StoreBench) -> None:
     (job_id,) = await bench.submit()
     with bench.server.client() as client:
-        client.hset(f"jitney:{{s00}}:job:{job_id}", "deadline", 1)
+        records.change(client, job_id, deadline_ms="1")
     assert await bench.claim() == []
     assert await bench.state(job_id) == "expired"
 
@@ -270,7 +272,7 @@ async def test_shards_are_emptied_by_one_claim(bench: StoreBench) -> None:
 async def test_records_of_an_unknown_version_are_refused(bench: StoreBench) -> None:
     (job_id,) = await bench.submit()
     with bench.server.client() as client:
-        client.hset(f"jitney:{{s00}}:job:{job_id}", "v", "999")
+        records.change(client, job_id, v="999")
     assert await bench.state(job_id) == "gone"
 
 
@@ -279,9 +281,9 @@ async def test_records_of_an_unknown_version_are_refused(bench: StoreBench) -> N
     [
         {"v": "0"},
         {"attempts": "x"},
-        {"deadline": "soon"},
-        {"kind": None},
-        {"input": None},
+        {"deadline_ms": "soon"},
+        {"kind": ""},
+        {"body": None},
     ],
 )
 async def test_unreadable_records_end_and_do_not_affect_others(
@@ -291,12 +293,12 @@ async def test_unreadable_records_end_and_do_not_affect_others(
     with bench.server.client() as client:
         for field, value in change.items():
             if value is None:
-                client.hdel(f"jitney:{{s00}}:job:{first}", field)
+                client.hdel(keys.job(first), field)
             else:
-                client.hset(f"jitney:{{s00}}:job:{first}", field, value)
+                records.change(client, first, **{field: value})
     assert [job.id for job in await bench.claim()] == [second]
     with bench.server.client() as client:
-        assert client.hget(f"jitney:{{s00}}:job:{first}", "state") == b"failed"
+        assert records.read(client, first)["state"] == "failed"
     assert len(await bench.store.read([first, second])) == 2
     assert second in [job.id for job in (await bench.store.newest("default", 1 << 60, 10))[0]]
 
@@ -304,10 +306,10 @@ async def test_unreadable_records_end_and_do_not_affect_others(
 async def test_jobs_of_a_later_release_stay_for_its_workers(bench: StoreBench) -> None:
     first, second = await bench.submit(2)
     with bench.server.client() as client:
-        client.hset(f"jitney:{{s00}}:job:{first}", "v", "2")
+        records.change(client, first, v=str(int(RECORD_VERSION) + 1))
         claim = await bench.store.claim("m", "1", "w1", 32)
         assert ([job.id for job in claim.jobs], claim.more) == ([second], False)
-        client.hset(f"jitney:{{s00}}:job:{first}", "v", "1")
+        records.change(client, first, v=RECORD_VERSION)
     assert [job.id for job in await bench.claim()] == [first]
 
 
@@ -327,7 +329,7 @@ async def test_large_inputs_are_claimed_a_few_at_a_time(bench: StoreBench) -> No
     assert [(len(claim.jobs), claim.more) for claim in claims] == [(2, True), (2, True), (1, False), (0, False)]
 
 
-@pytest.mark.parametrize("place", ["leases", "deadlines", "queue:m:1:interactive:default"])
+@pytest.mark.parametrize("place", ["timers", "queue:m:1:interactive:default"])
 async def test_an_entry_that_is_no_job_stops_nothing(bench: StoreBench, place: str) -> None:
     with bench.server.client() as client:
         client.set("jitney:{s00}:job:00" + "e" * 32, "junk", ex=60)
@@ -337,8 +339,8 @@ async def test_an_entry_that_is_no_job_stops_nothing(bench: StoreBench, place: s
         lost, overdue = await bench.submit(2)
         claimed = await bench.claim()
         assert {job.id for job in claimed} == {lost, overdue}
-        bench.age("leases", lost)
-        bench.age("deadlines", overdue)
+        bench.end_lease(lost)
+        bench.pass_deadline(overdue)
         swept = await bench.sweep()
         assert (swept.reclaimed, swept.expired) == (1, 1)
         client.delete("jitney:{s00}:job:00" + "e" * 32)
@@ -361,13 +363,13 @@ async def test_a_full_server_refuses_new_jobs_and_finishes_old_ones(bench: Store
 async def test_a_handwritten_record_ends_and_does_not_affect_others(bench: StoreBench) -> None:
     ghost = "00" + "f" * 32
     with bench.server.client() as client:
-        client.hset(f"jitney:{{s00}}:job:{ghost}", mapping={"state": "queued", "model": "m"})
+        client.hset(f"jitney:{{s00}}:job:{ghost}", mapping={"state": "queued 0 - - -", "model": "m"})
         client.zadd("jitney:{s00}:queue:m:1:interactive:default", {ghost: 1})
         client.rpush("jitney:{s00}:tenant_rotation:m:1:interactive", "default")
     good = await bench.submit(3)
     assert [job.id for job in await bench.claim()] == good
     with bench.server.client() as client:
-        assert client.hget(f"jitney:{{s00}}:job:{ghost}", "state") == b"failed"
+        assert records.read(client, ghost)["state"] == "failed"
 
 
 async def test_an_empty_input_is_valid(bench: StoreBench) -> None:

@@ -108,7 +108,7 @@ async def test_after_an_isolated_run_that_killed_the_cooldown_lasts_until_the_wo
 async def test_a_claim_that_was_superseded_is_no_suspect(bench: StoreBench) -> None:
     (job_id,) = await bench.submit()
     (old,) = await bench.claim()
-    bench.age("leases", job_id)
+    bench.end_lease(job_id)
     await bench.sweep()
     await bench.claim(worker="w1")  # the same worker again, another attempt
     assert await recover_dead_worker(bench.store, "w1", [old.claim]) == (1, 0, 0)
@@ -119,7 +119,7 @@ async def test_a_job_lost_twice_runs_alone(bench: StoreBench) -> None:
     for _ in range(2):
         assert len(await bench.claim()) == 2
         for job_id in ids:
-            bench.age("leases", job_id)
+            bench.end_lease(job_id)
         await bench.sweep()
     assert await bench.claim() == []
     cell = await bench.claim_suspects("w2")
@@ -132,7 +132,7 @@ async def test_a_suspect_can_be_canceled_and_can_expire(bench: StoreBench) -> No
     first, second = await bench.submit(2)
     await recover_dead_worker(bench.store, "w1", [job.claim for job in await bench.claim()])
     await bench.store.cancel(first, "default")
-    bench.age("deadlines", second)
+    bench.pass_deadline(second)
     await bench.sweep()
     assert [await bench.state(job_id) for job_id in (first, second)] == ["canceled", "expired"]
     assert await bench.claim_suspects("w2") == []
@@ -144,7 +144,7 @@ async def test_a_retry_waits_and_returns_to_its_queue_position(bench: StoreBench
     assert [await bench.store.finish("w1", [again(claimed, 60_000)]) for _ in range(2)] == [0, 0]  # sent twice
     assert await bench.state(claimed.id) == "queued"
     assert (await bench.sweep()).due == 0
-    bench.age("retries", claimed.id)
+    bench.end_delay(claimed.id)
     assert (await bench.sweep()).due == 1
     retried = await bench.claim()
     assert [(job.id, job.retries) for job in retried] == [(ids[0], 1), (ids[1], 0)]
@@ -155,7 +155,7 @@ async def test_a_job_that_waits_for_its_retry_can_be_canceled_and_can_expire(ben
     first, second = await bench.submit(2)
     await bench.store.finish("w1", [again(job, 60_000) for job in await bench.claim()])
     await bench.store.cancel(first, "default")
-    bench.age("deadlines", second)
+    bench.pass_deadline(second)
     await bench.sweep()
     assert [await bench.state(job_id) for job_id in (first, second)] == ["canceled", "expired"]
 
@@ -163,7 +163,7 @@ async def test_a_job_that_waits_for_its_retry_can_be_canceled_and_can_expire(ben
 async def test_late_results_are_refused_and_counted(bench: StoreBench) -> None:
     (job_id,) = await bench.submit()
     claimed = await bench.claim()
-    bench.age("leases", job_id)
+    bench.end_lease(job_id)
     await bench.sweep()
     assert await bench.store.finish("w1", bench.succeed(claimed)) == 1
     assert (await bench.store.counts())["late:m"] == 1
@@ -172,7 +172,7 @@ async def test_late_results_are_refused_and_counted(bench: StoreBench) -> None:
 async def test_a_jump_of_the_server_clock_expires_no_lease(bench: StoreBench) -> None:
     (job_id,) = await bench.submit()
     await bench.claim()
-    bench.age("leases", job_id)
+    bench.end_lease(job_id)
     swept = await sweep(bench.store, latest_ms=0)
     assert (swept.reclaimed, swept.now_ms > 0) == (0, True)
     assert (await sweep(bench.store, latest_ms=swept.now_ms - 1)).reclaimed == 0
@@ -184,10 +184,10 @@ async def test_a_dead_letter_keeps_its_input_until_it_is_old(bench: StoreBench) 
     (claimed,) = await bench.claim()
     await bench.store.finish("w1", [failed(claimed, dead=True)])
     with bench.server.client() as client:
-        assert client.hget(f"jitney:{{s00}}:job:{job_id}", "input") == b"exactly this"
+        assert client.hget(f"jitney:{{s00}}:job:{job_id}", "body") == b"exactly this"
         client.zadd("jitney:{s00}:dead_letters", {f"{job_id} 12 default": 1})
         assert (await bench.sweep()).purged == 1
-        assert client.hget(f"jitney:{{s00}}:job:{job_id}", "input") is None
+        assert client.hget(f"jitney:{{s00}}:job:{job_id}", "body") is None
     assert await bench.state(job_id) == "failed"
 
 

@@ -15,6 +15,7 @@ from jobs.store.job_store import JobStore
 from jobs.store.maintenance import recover_dead_worker
 from jobs.store.settings import StoreSettings
 from tests.integration.jobs.conftest import StoreBench
+from tests.support import records
 
 Limited = Callable[..., JobStore]
 
@@ -41,7 +42,7 @@ def load(bench: StoreBench, tenant: str) -> dict[str, int]:
 
 def by_tenant(bench: StoreBench, claimed: list[ClaimedJob]) -> Counter[str]:
     with bench.server.client() as client:
-        return Counter(client.hget(f"jitney:{{s00}}:job:{job.id}", "tenant").decode() for job in claimed)
+        return Counter(records.read(client, job.id)["tenant"] for job in claimed)
 
 
 async def test_the_open_jobs_of_each_tenant_are_limited_separately(bench: StoreBench, limited: Limited) -> None:
@@ -134,12 +135,12 @@ async def end_by_release(bench: StoreBench, job: ClaimedJob) -> None:
 
 
 async def end_by_lost_lease(bench: StoreBench, job: ClaimedJob) -> None:
-    bench.age("leases", job.id)
+    bench.end_lease(job.id)
     assert (await bench.sweep()).reclaimed == 1
 
 
 async def end_by_deadline(bench: StoreBench, job: ClaimedJob) -> None:
-    bench.age("deadlines", job.id)
+    bench.pass_deadline(job.id)
     assert (await bench.sweep()).expired == 1
 
 

@@ -13,7 +13,7 @@ from tests.support.invariants import UNEXPIRING_WHILE_OPEN
 
 LASTING: Final = [re.compile(pattern) for pattern in keys.LASTING]
 ENDLESS: Final = -1
-QUEUE_KINDS: Final = {"queue", "leases", "deadlines", "retries", "dead_letters"}
+QUEUE_KINDS: Final = {"queue", "timers", "retries", "dead_letters"}
 
 
 async def check_all(world: World, bulks: Bulks) -> None:
@@ -46,7 +46,7 @@ def _wrong_lifetimes(lives: dict[str, int]) -> list[str]:
 
 
 async def _wrong_places(world: World, found: list[str]) -> list[str]:
-    """Each open job is in exactly one of queue, lease and retry, and has a deadline; a final one is in none."""
+    """Each open job is in exactly one of queue and retries, or runs, and has a timer; a final one is in none."""
     places: dict[str, list[str]] = {job_id: [] for job_id in world.ledger.open}
     listed = [key for key in found if key.startswith("jitney:{s") and key.split(":")[2] in QUEUE_KINDS]
     members = await world.connection.pipeline([("ZRANGE", key, 0, -1) for key in listed]) if listed else []
@@ -76,8 +76,8 @@ def _is_in_place(job: Job, lies: Counter[str]) -> bool:
     if job.is_rerun:  # the letter of its earlier life may not have been swept yet
         lies = lies - Counter(["dead_letters"])
     if job.state == State.RUNNING:
-        return lies == Counter(["leases", "deadlines"])
-    return lies in (Counter(["queue", "deadlines"]), Counter(["retries", "deadlines"]))
+        return lies == Counter(["timers"])
+    return lies in (Counter(["queue", "timers"]), Counter(["retries", "timers"]))
 
 
 async def _wrong_rings(world: World, found: list[str]) -> list[str]:

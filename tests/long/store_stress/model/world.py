@@ -13,7 +13,9 @@ from jobs.contract.job import Handoff
 from jobs.contract.lifecycle import FINAL, State
 from jobs.redis_client import keys
 from jobs.store import codec
+from jobs.store.codec import OWN_KEY_BYTES
 from jobs.store.job_store import JobStore
+from jobs.store.raw_record import flatten
 from jobs.store.settings import StoreSettings
 from tests.long.store_stress.model.flaky import Fault, FlakyConnection, StubSubscriber
 from tests.long.store_stress.model.kept import KeptDeadLetters
@@ -155,19 +157,20 @@ class World:
         ids = [job_id for job_id in allowed if job_id in self.ledger.jobs]
         if not ids:
             return
-        records = await self.connection.pipeline([("HGETALL", keys.job(job_id)) for job_id in ids])
-        if self._may_have_told(ids, records):
+        found = await self.connection.pipeline([("HGETALL", keys.job(job_id)) for job_id in ids])
+        if self._may_have_told(ids, found):
             await self.ears.catch_up()
         self._take_handed()
-        for job_id, record in zip(ids, records, strict=True):
+        for job_id, record in zip(ids, found, strict=True):
             self._compare(self.ledger.jobs[job_id], record, frozenset(allowed[job_id]), moment)
         self.ledger.steps["dead letter made room"] += await self.kept.compare(self.ledger.jobs, now_ms())
 
-    def _may_have_told(self, ids: Sequence[str], records: Sequence[Mapping[bytes, bytes]]) -> bool:
+    def _may_have_told(self, ids: Sequence[str], found: Sequence[Mapping[bytes, bytes]]) -> bool:
         """Check the notifications that these transitions must have sent."""
-        for job_id, record in zip(ids, records, strict=True):
+        for job_id, record in zip(ids, found, strict=True):
             job = self.ledger.jobs[job_id]
-            if not job.is_final and (job.watchers or not job.attempt) and record.get(b"state") != job.state.encode():
+            state = flatten(record).get("state")
+            if not job.is_final and (job.watchers or not job.attempt) and state != job.state.value:
                 return True
         return False
 
@@ -175,16 +178,17 @@ class World:
         if not record:
             self._compare_gone(job, allowed, moment)
             return
-        state = State(record[b"state"].decode())
+        words = flatten(record)
+        state = State(words["state"])
         if job.is_final:
             body = _body(record)
-            same = (state, body, int(record[b"finished"])) == (job.state, job.body, job.finished_us)
+            same = (state, body, int(words["finished_us"])) == (job.state, job.body, job.finished_us)
             if not same:
                 raise Violation(f"the final job {job.id} changed from {job} to {record}")
             return
         if not (state == job.state or state in allowed):
             raise Violation(f"job {job.id} went from {job.state} to {state.value}, allowed: {sorted(allowed)}; {job}")
-        owner, attempt = record.get(b"owner", b"").decode(), int(record[b"attempts"])
+        owner, attempt = words.get("owner", ""), int(words["attempts"])
         if state == State.RUNNING and (owner, attempt) != (job.owner, job.attempt):
             if attempt <= job.attempt:
                 raise Violation(f"job {job.id} runs a second time under claim {attempt} of {owner}")
@@ -217,7 +221,7 @@ class World:
 
     def _end(self, job: Job, record: Mapping[bytes, bytes], moment: Moment) -> None:
         job.body = _body(record)
-        job.finished_us = int(record.get(b"finished", 0))
+        job.finished_us = int(flatten(record).get("finished_us", 0))
         job.final_ms = job.finished_us / 1000 if job.finished_us else moment.begin_ms
         self.ledger.end(job)
         missed = {gateway for gateway in job.watchers if (gateway, job.id) not in self.told}
@@ -225,11 +229,11 @@ class World:
             raise Violation(f"gateways {sorted(missed)} wait, and were not told of the end of {job}")
         if job.state == State.FAILED and orjson.loads(job.body or b"{}").get("code") in DEAD_LETTER_CODES:
             self.ledger.counts[f"faults:{job.sub.model}:{job.sub.version}"] += 1
-            job.is_dead, job.is_forgotten = True, b"input" not in record
+            job.is_dead, job.is_forgotten = True, (b"body" not in record and len(job.sub.input) < OWN_KEY_BYTES)
             self.ledger.letters.setdefault(job.shard, []).append(job)
             if job.finished_us:
                 self.kept.add(job)
-        elif b"input" in record:
+        elif b"body" in record and job.state != State.SUCCEEDED:
             raise Violation(f"{job} keeps its input, and is no dead letter")
         if job.hook:
             url, events, headers = read_webhook(job.hook)
@@ -261,13 +265,13 @@ class World:
                 if job is None:
                     raise Violation(f"{worker} was handed {claimed.id}, which nobody submitted")
                 assert job is not None
-                self.check_claimed(job, claimed.input, claimed.created_us)
+                self.check_claimed(job, job.sub.input if claimed.input is None else claimed.input, claimed.created_us)
                 limits = self.tenants.limits(job.sub.tenant)
                 if limits.running:
                     raise Violation(f"{job.id} was handed over past its tenant's running limit")
                 self.ledger.claims.append((worker, claimed))
 
-    def check_claimed(self, job: Job, body: bytes, created_us: int) -> None:
+    def check_claimed(self, job: Job, body: bytes | None, created_us: int) -> None:
         """A worker gets a job as it was submitted."""
         same = (body, created_us) == (job.sub.input, job.created_us)
         if not same:
@@ -280,4 +284,5 @@ def now_ms() -> float:
 
 def _body(record: Mapping[bytes, bytes]) -> bytes:
     """Give a record's output, which has a field of its own where it is large, or its error."""
-    return record.get(b"output") or record.get(b"large_output") or record.get(b"error") or b""
+    is_output = record.get(b"state", b"").startswith(b"succeeded")
+    return record.get(b"error") or record.get(b"large_output") or (record.get(b"body") if is_output else b"") or b""

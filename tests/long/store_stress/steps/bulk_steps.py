@@ -2,8 +2,6 @@
 
 from typing import Any, Final
 
-import orjson
-
 from jobs.bulk import checkpoints, files, records
 from jobs.bulk.checkpoints import BulkCompletion, LeaseLost, LineFailure, ResultPart
 from jobs.bulk.records import Bulk
@@ -12,6 +10,7 @@ from jobs.contract.job import Submission
 from jobs.contract.lifecycle import State
 from jobs.redis_client import keys
 from jobs.redis_client.pipelined_connection import Arg
+from jobs.store import codec
 from tests.long.store_stress.model.ledger import Delivery, Moment, Violation, read_webhook
 from tests.long.store_stress.model.world import STATIONS, World, now_ms
 from tests.long.store_stress.steps.bulk_turns import FLIGHT_MS, note_lease
@@ -183,8 +182,8 @@ async def _read_outcomes(world: World, bulks: Bulks, course: BulkStepper, bulk: 
     course.found = await checkpoints.read_outcomes(world.store, bulk, world.rng.randint(1, 8), 1 << 20)
     shown: dict[str, list[tuple[int, str]]] = {"out": [], "err": []}
     for outcome in course.found:
-        line_id, _, *words = orjson.loads(outcome)
-        state = words[0] if len(words) == 2 else words[1]
+        line_id, _, values = codec.read_outcome(outcome)
+        state = values[0].decode().split(" ")[0]
         shown["out" if state == "succeeded" else "err"].append((checkpoints.line_number(line_id), state))
         job = world.ledger.jobs.get(line_id)
         if job is not None and not job.is_rerun:

@@ -63,7 +63,7 @@ async def purge(world: World) -> None:
     _, _, fate = await world.call(lambda: dead_letters.purge_dead_letters(world.store, [job.id for job in picked]))
     if fate in ("once", "twice"):
         same = [job for job in picked if world.ledger.jobs[job.id] is job]  # no job that was created again since then
-        left = [await world.connection.command("HEXISTS", keys.job(job.id), "input") for job in same]
+        left = [await _has_input(world, job.id) for job in same]
         if any(left):
             raise Violation(f"the dead letters {picked} were purged, and keep their inputs")
     for job in picked:
@@ -95,6 +95,11 @@ async def replay(world: World) -> None:
         noted = await world.connection.command("HGET", keys.job(job.id), "replayed")
         if noted is not None and noted.decode() != again.id:
             raise Violation(f"{job} was sent again as {again.id}, and says {noted}")
-        if noted is None and await world.connection.command("HEXISTS", keys.job(job.id), "input"):
+        if noted is None and await _has_input(world, job.id):
             raise Violation(f"{job} was sent again as {again.id}, and does not say so")
         world.ledger.steps["dead letter sent again"] += 1
+
+
+async def _has_input(world: World, job_id: str) -> bool:
+    commands = [("HEXISTS", keys.job(job_id), "body"), ("EXISTS", keys.input_key(job_id))]
+    return any(await world.connection.pipeline(commands))

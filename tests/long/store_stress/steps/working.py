@@ -150,8 +150,7 @@ async def sweep(world: World) -> None:
         return
     root = world.rng.choice(store.roots)
     scripts: Sequence[Callable[[], Awaitable[object]]] = (
-        lambda: maintenance.expire(store, root, 10),
-        lambda: maintenance.reclaim(store, root, 10, latest_ms),
+        lambda: maintenance.expire_and_reclaim(store, root, 10, latest_ms),
         lambda: maintenance.enqueue_due_retries(store, root, 10),
         lambda: dead_letters.purge_shard(store, root, 10),
     )
@@ -215,7 +214,7 @@ async def recover_worker(world: World) -> None:
     claims = [(job.id, job.attempt) for job in in_hands]
     if world.ledger.claims and world.chance(0.2):
         claims.append(world.rng.choice(world.ledger.claims)[1].claim)  # a stale one
-    _, moment, fate = await world.call(lambda: maintenance.recover_dead_worker(world.store, worker, claims))
+    _, moment, fate = await world.call(lambda: maintenance.recover_dead_worker(world.workers[worker], worker, claims))
     allowed: dict[str, list[State]] = {}
     for job in held:
         job.losses += 1
