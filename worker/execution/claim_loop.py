@@ -92,6 +92,10 @@ class ClaimLoop:
         self._woken.set()
         self._pending.close()
 
+    async def finish_handoffs(self, within_s: float) -> None:
+        """Wait up to `within_s` seconds for large inputs of handed-over jobs, so that a drain misses none of them."""
+        await self._tasks.finish_work(within_s)
+
     async def run(self) -> None:
         """Claim while there is room, until closed."""
         while not self._closing:

@@ -63,7 +63,10 @@ def take_snapshot(models_dir: Path, chosen: Collection[str]) -> FolderSnapshot:
             models[model.name] = ModelVersions(model, fingerprints)
         except OSError as error:  # it was removed meanwhile
             broken[model.name] = f"{model.path}: cannot be read: {error.strerror}"
-    return FolderSnapshot(models, broken, frozenset(name for name in broken if not (models_dir / name).exists()))
+    absent = frozenset(name for name in broken if not (models_dir / name).exists())
+    if absent and not models_dir.exists():  # then the whole folder was unmounted meanwhile, not these models removed
+        list_models(models_dir, chosen)
+    return FolderSnapshot(models, broken, absent)
 
 
 def check_models_dir(models_dir: Path, chosen: Collection[str]) -> None:

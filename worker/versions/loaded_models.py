@@ -81,6 +81,8 @@ class LoadedModels:
                 model = runner.model
                 await self._resources.store.withdraw_free_slots(model.name, model.version, self._resources.worker_id)
             await self._catch_up()
+            for runner in runners:
+                await runner.claim_loop.finish_handoffs(self._resources.store.settings.redis_timeout_s)
         except StoreUnavailable as error:
             log.warning("jobs that are still handed over return to the queue when their leases end: %s", error)
 

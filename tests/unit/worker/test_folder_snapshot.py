@@ -6,6 +6,7 @@ import pytest
 
 from model_runtime.spec.model_toml import ModelError
 from tests.support import models
+from worker.versions import folder_snapshot
 from worker.versions.folder_snapshot import check_models_dir, take_snapshot
 
 
@@ -68,3 +69,17 @@ def test_a_folder_with_nothing_to_serve_is_an_error(tmp_path: Path) -> None:
         check_models_dir(tmp_path, [])
     with pytest.raises(ModelError, match="cannot be read"):
         check_models_dir(tmp_path / "nowhere", [])
+
+
+def test_a_folder_that_is_unmounted_while_it_is_read_is_an_error_of_the_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its models must not look removed: workers would stop to serve them."""
+
+    def unmount(*_: object) -> list[str]:
+        folder.rename(folder.with_name("hidden"))
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(folder_snapshot, "list_versions", unmount)
+    with pytest.raises(ModelError, match="the models directory cannot be read"):
+        take_snapshot(folder, [])
