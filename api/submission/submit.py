@@ -1,4 +1,4 @@
-"""Submits many jobs and waits for their outcomes. Each job has its own result or error."""
+"""Admits and submits jobs, each with its own result or error, and waits for their outcomes."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Lists the settings that must be equal in all processes, and converts their values to comparable text.
+"""Lists the settings that must be equal in all processes of a part, and converts values to comparable, public text.
 
 A test fails for a setting that is in neither of the two tables.
 """

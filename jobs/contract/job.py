@@ -1,4 +1,4 @@
-"""Job values that gateway and worker exchange: submission, claim, handoff, outcome.
+"""Values of a job: its record as read, and what gateway, store and worker exchange about it.
 
 NamedTuples, because several are created per job and a frozen dataclass takes five times as long.
 """

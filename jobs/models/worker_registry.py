@@ -1,4 +1,4 @@
-"""Registry of workers and models in Redis: workers announce the models they serve, gateways read them.
+"""Registry in Redis: workers announce models and agree on the files to serve; gateways and workers read it.
 
 A model's announcement outlives its worker, so that jobs are accepted while workers restart. Heartbeats record
 separately which workers are alive.

@@ -141,7 +141,8 @@ def _of_name(name: str) -> Callable[[str], str]:
 
 
 # by shard
-counts, open_totals, timers = _of_shard("counts"), _of_shard("open_totals"), _of_shard("timers")
+counts, open_totals = _of_shard("counts"), _of_shard("open_totals")
+timers, retries = _of_shard("timers"), _of_shard("retries")
 dead_letters, dead_letter_bytes = _of_shard("dead_letters"), _of_shard("dead_letter_bytes")
 expiring_files = _of_shard("expiring_files")
 # by shard and tenant

@@ -1,4 +1,4 @@
-"""Maintenance: overdue jobs, lost leases, dead workers, retries, old dead letters, bytes of expired outputs.
+"""Steps of maintenance in Redis: sweeps of overdue jobs, lost leases and leftovers; recovery of a dead worker's jobs.
 
 Every step is idempotent and takes no lock, so that any gateway may run it at any time.
 """

@@ -39,13 +39,13 @@ async def read_record(connection: RedisClient, job_id: str) -> dict[str, str]:
 
     `body` is replaced by its bytes. Times are in ms since the epoch where their names do not say µs.
     """
-    root, key = keys.root(shard_of(job_id)), keys.job(job_id)
+    key = keys.job(job_id)
     record, ttl_ms, timer, retry, apart = await connection.pipeline(
         [
             ("HGETALL", key),
             ("PTTL", key),
             ("ZSCORE", keys.timers(shard_of(job_id)), job_id),
-            ("ZSCORE", f"{root}:retries", job_id),
+            ("ZSCORE", keys.retries(shard_of(job_id)), job_id),
             ("STRLEN", keys.input_key(job_id)),
         ],
         large=True,

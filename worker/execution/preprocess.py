@@ -1,4 +1,4 @@
-"""Preprocesses items: turns input bytes into arrays. Runs in any thread; an error concerns one item only."""
+"""Preprocesses items: turns input bytes into arrays, under the in-flight journal. An error concerns one item only."""
 
 import time
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""Options of `jitney models optimize` and their defaults."""
+"""The options of `jitney models optimize` as a value, with their defaults; `command.py` parses them."""
 
 from pathlib import Path
 from typing import Literal, NamedTuple

@@ -1,4 +1,4 @@
--- Functions of every script: time, job fields, chunked calls, waiting gateways. The client puts this file first.
+-- Functions of every script: layout of a job's record, keys, time, waiting gateways. The client puts this file first.
 -- A script gets the shard's root as KEYS[1] and builds the shard's other keys from it. They all carry the root's hash
 -- tag, so that they lie in one shard slot (jobs/redis_client/keys.py lists them).
 local root = KEYS[1]
@@ -19,10 +19,10 @@ local function job_fields(id, ...)
   return fields.err and {} or fields
 end
 
--- A job's record. `head`: words that never change. `state`: words that do. `body`: the input, if it has no
--- key of its own; once the job has succeeded, its output of up to 16 kB. `facts`: a MessagePack map of what most jobs lack, `parameters`, `metadata`,
--- `bulk` (custom_id of a bulk job's line), `quota` ('jobs' = it counts among its tenant's open jobs, 'bytes' = so do its
--- outputs), `logged` (a client listens to all events of its tenant).
+-- A job's record. `head`: words that never change. `state`: words that do. `body`: the input, if it has no key of its
+-- own; once the job has succeeded, its output of up to 16 kB. `facts`: a MessagePack map of what most jobs lack,
+-- `parameters`, `metadata`, `bulk` (custom_id of a bulk job's line), `quota` ('jobs' = it counts among its tenant's open
+-- jobs, 'bytes' = so do its outputs), `logged` (a client listens to all events of its tenant).
 -- head: v, bytes of the input, deadline in ms, time of its acceptance in µs, kind, and its route: model, version, lane,
 -- tenant.
 -- state: the state's name, attempts, worker that claimed it last ('-' = none, or it was returned to its queue), µs of
@@ -77,8 +77,9 @@ local function call_in_chunks(command, key, values)
   for at = 1, #values, 1000 do redis.call(command, key, unpack(values, at, math.min(at + 999, #values))) end
 end
 
--- Notify a gateway when the job ends, if it is still open; `follows`: also of each change of its state. The newest 64 gateways are kept: those that were restarted stay among them. A
--- gateway that is dropped still re-reads its jobs every few seconds.
+-- Notify a gateway when the job ends, if it is still open; `follows`: also of each change of its state. The newest 64
+-- gateways are kept: those that were restarted stay among them. A gateway that is dropped still re-reads its jobs every
+-- few seconds.
 local MAX_GATEWAYS = 64
 local function add_watcher(id, gateway, follows)
   local state, attempts, owner, started, mark, watchers = parse_state(job_fields(id, 'state')[1])

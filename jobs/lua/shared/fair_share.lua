@@ -1,4 +1,4 @@
--- Fair shares of a claim: jobs of a lane by rotation of its tenants, or by their weights.
+-- Fair shares of a claim: jobs of a lane by rotation of its tenants or by weights, within their limits of running jobs.
 -- `with fair_share`, after `queues`. The script sets `budget`, `shares` and `claim_from_queue`, which adds jobs to `claimed`.
 local claimed, parked = {}, 0
 local budget  -- ids to read, which bounds a claim over many overdue jobs

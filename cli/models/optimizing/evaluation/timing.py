@@ -1,4 +1,4 @@
-"""Measures the latency of two versions per batch size, in alternation, so that other load affects both."""
+"""Measures two versions in alternation, as other load affects both: latency per batch size, and preprocessing."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
