@@ -6,6 +6,7 @@ scheduler that forks (docs/decisions/0018).
 
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -90,6 +91,20 @@ class RqThread(rq.SimpleWorker):
         """Do nothing: all threads share one process title."""
 
 
+def _interrupt(client: redis.Redis) -> None:
+    """Close the idle connections of a client, and shut down the sockets of those that threads use.
+
+    Each thread closes its own socket. If another thread closed it, the next socket could get the same file descriptor,
+    and the first thread would wait on that one.
+    """
+    pool = client.connection_pool
+    for connection in tuple(pool._in_use_connections):  # noqa: SLF001 (redis-py has no public way)
+        if (used := connection._sock) is not None:  # noqa: SLF001
+            with suppress(OSError):
+                used.shutdown(socket.SHUT_RDWR)
+    pool.disconnect(inuse_connections=False)
+
+
 class RqPool:
     """The rq queues of all kinds of work, and the threads that serve them."""
 
@@ -159,21 +174,22 @@ class RqPool:
         with suppress(ValueError):  # the file cannot be read now: keep the old address
             self._open()
         for client in old:
-            client.connection_pool.disconnect()
+            _interrupt(client)
 
     def close(self) -> None:
-        """Stop taking work; closes the blocking connections, so that the server assigns no more jobs to them."""
+        """Stop taking work; ends the blocking connections, so that the server assigns no more jobs to them."""
         self._closed.set()
-        self._blocking.connection_pool.disconnect()
-        self._client.close()
+        _interrupt(self._blocking)
+        _interrupt(self._client)
 
     def _open(self) -> None:
         """Create the clients, which connect on first use; raises ValueError if the URL of a file is invalid."""
         url, pauses = self._address.read(), ExponentialBackoff(LAST_RETRY_S, FIRST_RETRY_S)
-        retries = {"retry": Retry(pauses, RETRIES), "retry_on_error": RECONNECT_ERRORS}
+        options: dict[str, Any] = {"retry": Retry(pauses, RETRIES), "retry_on_error": RECONNECT_ERRORS}
+        options["socket_connect_timeout"] = COMMAND_S
         # rq raises the timeout of its blocking client to minutes, so commands use a client of their own.
-        self._client = redis.Redis.from_url(url, socket_timeout=COMMAND_S, socket_connect_timeout=COMMAND_S, **retries)
-        self._blocking = redis.Redis.from_url(url, **retries)
+        self._client = redis.Redis.from_url(url, socket_timeout=COMMAND_S, **options)
+        self._blocking = redis.Redis.from_url(url, **options)
         self._queues = {kind: self._queue(kind, self._client) for kind in WORK_KINDS}
 
     @contextmanager

@@ -1,6 +1,8 @@
 """rq's connections follow its server when a node becomes a replica."""
 
 import queue
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from jobs.contract.errors import StoreUnavailable
 from jobs.redis_client.redis_url import RedisAddress
 from jobs.store.background_lease import BackgroundLease
 from tests.support.servers import Server, free_port
+from tests.support.waiting import wait_until
 
 
 class Moving:
@@ -58,6 +61,25 @@ def test_the_url_file_is_read_again(moving: Moving) -> None:
     with pytest.raises(StoreUnavailable, match="READONLY"):
         moving.rq_pool.put("fast", [BackgroundLease("refused", 1)])
     assert moving.send("after") == "after"
+
+
+@pytest.mark.parametrize("call", ["reopen", "close"])
+def test_a_thread_closes_its_socket_itself(moving: Moving, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """The file descriptor of a socket that another thread closes can become that of a new socket."""
+    assert moving.send("before") == "before"
+    pool = moving.rq_pool._blocking.connection_pool  # a field for rq and redis-py, which have no public one
+    (used,) = wait_until(lambda: [found._sock for found in pool._in_use_connections], "the thread waits for a job")
+    closed_by: queue.SimpleQueue[str] = queue.SimpleQueue()
+    close = socket.socket.close
+
+    def note_and_close(closed: socket.socket) -> None:
+        if closed is used:
+            closed_by.put(threading.current_thread().name)
+        close(closed)
+
+    monkeypatch.setattr(socket.socket, "close", note_and_close)
+    getattr(moving.rq_pool, call)()
+    assert closed_by.get(timeout=30) == "fast-0"
 
 
 def test_an_unreachable_server_is_logged_once_with_its_address(
