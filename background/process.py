@@ -1,4 +1,4 @@
-"""Runs the background process: rq threads, and one event loop that runs webhook attempts and bulk steps."""
+"""Runs the background process: rq threads; one event loop for webhooks, bulk steps and removal of expired files."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""Groups pending items into batches by shape, size, cost and age. Time is an argument.
+"""Groups pending items into batches: one group a batch, limited by number, cost and age. Time is an argument.
 
 Rules, in order:
 1. A batch holds items of one group only. The caller defines groups, usually by input shape and model version.

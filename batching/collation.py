@@ -1,4 +1,4 @@
-"""Stacks items into one batch and splits its outputs: same number, same order, or an error."""
+"""Says which items can share a batch; stacks them, and splits the outputs: same number, same order, or an error."""
 
 from collections.abc import Hashable, Mapping, Sequence
 

@@ -1,1 +1,1 @@
-"""The `jitney` command line: one module or package for each verb."""
+"""The `jitney` command line: `main.py` has the table of verbs and their modules, most of which lie here."""

@@ -1,4 +1,4 @@
-"""Runs a subcommand of `jitney keys` or `jitney tenants` on the queue's Redis, without a gateway."""
+"""Runs a subcommand of `jitney keys`, `tenants` or `jobs` on the queue's Redis, without a gateway."""
 
 import argparse
 import asyncio

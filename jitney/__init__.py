@@ -1,4 +1,4 @@
-"""Public Python API for custom tasks and custom engines (docs/models.md).
+"""Public Python API: custom tasks, custom engines, and models without the service (docs/models.md).
 
 Task                       base class of every task
 ImageClassification, ImageEmbedding, ObjectDetection, TensorTask

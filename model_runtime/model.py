@@ -1,4 +1,4 @@
-"""Load a model: open its engine, create its task, check and warm it up, and describe it in a model card.
+"""A loaded model: preprocesses, runs batches, encodes outputs, has a card; `load_model` opens, checks, warms it up.
 
 The model states its largest batch; the caller forms the batches.
 """

@@ -1,4 +1,4 @@
-"""Reads a request: its tenant, headers, query and body, within limits of size."""
+"""Reads a request: its tenant, headers, query and body, within limits of size; caches what short texts parse to."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, TypeVar

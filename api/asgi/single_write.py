@@ -1,4 +1,4 @@
-"""Extends uvicorn's response cycle and transport: fewer writes, whole bodies, HEAD as GET, early responses close.
+"""Extends uvicorn's request cycle and transport: one write per response, request bodies taken whole, HEAD as GET.
 
 Two writes for head and body would mean two system calls and an extra wake-up of the caller, which cost more than all
 other work of a gateway for a small job. The ASGI extension is `jitney.answer`. It also avoids uvicorn's check of each

@@ -175,8 +175,3 @@ def _image_reference(parsed: ParsedLine) -> dict[str, Any] | None:
     if isinstance(reference, dict) and len(reference) == 1 and next(iter(reference)) in IMAGE_REFERENCE_FIELDS:
         return reference
     return None
-
-
-def find_refusal(verdicts: Sequence[object]) -> RetryLater | None:
-    """Return the reason why the store takes no more jobs at present, or None."""
-    return next((verdict for verdict in verdicts if isinstance(verdict, RetryLater)), None)

@@ -11,8 +11,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from background.bulk import result_lines
-from background.bulk.result_lines import RenderedLine
-from background.bulk.validate import reason_view
+from background.bulk.result_lines import RenderedLine, reason_view
 from jobs.bulk import checkpoints
 from jobs.bulk.checkpoints import BulkSnapshot, LeaseLost, ResultPart
 from jobs.bulk.files import part_key

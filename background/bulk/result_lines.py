@@ -1,4 +1,4 @@
-"""Formats the outcome of a bulk line for the output file or the error file."""
+"""Formats the outcome of a bulk line for the output or the error file, and errors of a whole bulk job."""
 
 import logging
 from typing import Any, Final, NamedTuple
@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from jobs.bulk.checkpoints import line_number
+from jobs.contract.errors import JitneyError
 from jobs.contract.job import Job
 from jobs.contract.job_view import job_view, split_view
 from jobs.store import codec
@@ -93,3 +94,8 @@ def _render_failure(
 
 def _render_job(job: Job) -> dict[str, Any]:
     return {name: value for name, value in job_view(job).items() if name not in HIDDEN_FIELDS}
+
+
+def reason_view(error: JitneyError, number: int | None = None) -> dict[str, Any]:
+    """Return the view of an error of a line, or of the whole bulk job, in OpenAI's format."""
+    return {"code": error.code, "message": error.message, "param": error.details.get("param"), "line": number}

@@ -7,7 +7,7 @@ id, a line's outcome is logged once, and stored data is visible only after its c
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Final
@@ -15,9 +15,10 @@ from typing import Final
 import orjson
 
 from background.bulk import validate
-from background.bulk.expand import Chunk, JobBuilder, LineReader, find_refusal
+from background.bulk.expand import Chunk, JobBuilder, LineReader
 from background.bulk.image_fetch import ImageFetcher
 from background.bulk.outcomes import MAX_DOUBLINGS, OutcomeWriter, StepBackoff, backoff_after, overdue_s
+from background.bulk.result_lines import reason_view
 from background.bulk.validate import LinePlan
 from jobs.bulk import checkpoints, files, records
 from jobs.bulk.checkpoints import BulkSnapshot, LeaseLost
@@ -180,7 +181,7 @@ class BulkStepRunner:
             result = validate.ValidationResult(0, 0, [missing], Bitmap())
         now_ms = (await checkpoints.begin_step(self._store, context.lease, self._lease_ms)).now_ms
         if not result.good:
-            errors = orjson.dumps({"object": "list", "data": result.reasons or [validate.reason_view(_EMPTY_FILE)]})
+            errors = orjson.dumps({"object": "list", "data": result.reasons or [reason_view(_EMPTY_FILE)]})
             failed = bulk._replace(errors=errors, total=result.total)
             return await self._outcomes.close(context.lease, failed, "failed", now_ms)
         await validate.write_plan(self._storage, bulk, LinePlan(result.duplicates, included))
@@ -280,7 +281,7 @@ class BulkStepRunner:
         for first in range(0, len(chunk.jobs), JOBS_PER_WRITE):
             jobs = chunk.jobs[first : first + JOBS_PER_WRITE]
             verdicts = await self._store.submit(jobs)
-            refusal = find_refusal(verdicts)
+            refusal = _find_refusal(verdicts)
             if refusal is not None:  # some jobs may have been accepted: submitting them again has no effect
                 await context.close_reader()
                 raise refusal
@@ -297,3 +298,8 @@ class BulkStepRunner:
             return 0
         room = max_in_flight - in_flight
         return room if room >= min(s.bulk_chunk, max_in_flight // 2, bulk.total - bulk.expanded) else 0
+
+
+def _find_refusal(verdicts: Sequence[object]) -> RetryLater | None:
+    """Return the reason why the store takes no more jobs at present, or None."""
+    return next((verdict for verdict in verdicts if isinstance(verdict, RetryLater)), None)

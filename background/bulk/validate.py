@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 import pybase64
 
+from background.bulk.result_lines import reason_view
 from jobs.bulk.files import content_key, part_key
 from jobs.bulk.input_lines import Bitmap, Line, read_line, split_lines
 from jobs.bulk.records import Bulk
@@ -102,11 +103,6 @@ def _check_line(
 def duplicate_error(custom_id: str) -> Refused:
     """Return the error of a line whose custom_id an earlier line has."""
     return Refused("duplicate_custom_id", f"an earlier line has the custom_id {custom_id[:80]!r}", param="custom_id")
-
-
-def reason_view(error: JitneyError, number: int | None = None) -> dict[str, Any]:
-    """Return the view of an error of a line, or of the whole bulk job, in OpenAI's format."""
-    return {"code": error.code, "message": error.message, "param": error.details.get("param"), "line": number}
 
 
 async def write_plan(storage: Storage, bulk: Bulk, plan: LinePlan) -> None:

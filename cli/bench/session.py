@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cli.bench.errors import CannotMeasure
 from cli.bench.load import accept_burst, closed_loop, open_loop
-from cli.bench.load.answer_counter import ANSWER_TIMEOUT_S, close_connection
-from cli.bench.load.connection import Address, connect
+from cli.bench.load.answer_counter import ANSWER_TIMEOUT_S
+from cli.bench.load.connection import Address, close_connection, connect
 from cli.bench.load.inputs import Inputs
 from cli.bench.load.service_cpu import ServiceCpu
 from cli.bench.load.submit_modes import Exchange, build_exchange

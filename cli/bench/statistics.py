@@ -1,4 +1,4 @@
-"""Computes the figures of a measurement: percentiles, mean batch, medians over rounds, ratios."""
+"""The records of a measurement (slices, raw rounds) and its figures: percentiles, medians over rounds, ratios."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Shows the progress of a bulk run: a bar on a terminal, otherwise a line every 10 seconds."""
+"""Prints the progress and messages of a bulk run: a bar on a terminal, otherwise a line every 10 seconds."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""`jitney models VERB`: manages served versions, and checks, profiles, imports and optimizes model files."""
+"""Entry point of `jitney models`: the table of its verbs; imports the module of a verb and runs it."""
 
 import importlib
 import sys

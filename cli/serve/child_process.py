@@ -17,28 +17,6 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 
 
-EX_CONFIG = 78  # from sysexits.h: a child with invalid settings exits with it, and is not restarted
-
-
-class CannotStart(Exception):
-    """A process cannot be started; the message is for the operator."""
-
-    exit_code = 1
-
-
-class BadSetting(CannotStart):
-    """A variable or an option has an invalid value, so that a retry cannot succeed."""
-
-    exit_code = EX_CONFIG
-
-
-def parse_count(name: str, text: str, kind: str, limit: int) -> int:
-    """Return a number of processes of a kind. Raises BadSetting. `name`: the variable or option, for messages."""
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= limit:
-        raise BadSetting(f"{name}{text} is not a number of {kind} processes: use 1 to {limit}")
-    return int(text)
-
-
 @dataclass(frozen=True)
 class ChildProcess:
     """A process to supervise. Later children start once `is_ready` returns True; it may raise CannotStart."""
@@ -134,8 +112,3 @@ def last_lines(log: Path | None, count: int = 10) -> str:
         return ""
     lines = log.read_text("utf-8", errors="replace").splitlines()[-count:]
     return "".join(f"\n  {line}" for line in [f"{log} ends with:", *lines])
-
-
-def print_line(text: str) -> None:
-    with suppress(OSError):  # a closed terminal must not prevent the shutdown
-        print(f"jitney: {text}", file=sys.stderr, flush=True)

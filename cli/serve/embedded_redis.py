@@ -14,7 +14,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from cli.serve import redis_binary
-from cli.serve.child_process import BadSetting, CannotStart, ChildProcess, last_lines, print_line
+from cli.serve.child_process import ChildProcess, last_lines
+from cli.serve.start_errors import BadSetting, CannotStart, print_line
 
 SOCKET_PATH_BYTES = 100  # the limit of the system is 107 (Linux) or 103 (macOS)
 ANSWER_TIMEOUT_S = 20.0

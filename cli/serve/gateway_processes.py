@@ -13,7 +13,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from cli.serve import redis_address, worker_processes
-from cli.serve.child_process import EX_CONFIG, BadSetting, CannotStart, ChildProcess, parse_count, print_line
+from cli.serve.child_process import ChildProcess
+from cli.serve.start_errors import EX_CONFIG, BadSetting, CannotStart, parse_count, print_line
 from cli.serve.supervisor import Supervisor
 from jobs.config import environment
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from cli.serve.child_process import print_line
+from cli.serve.start_errors import print_line
 
 SAMPLE = Path("samples/digits/7_01.png")
 POLL_TIMEOUT_S = 120.0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from cli.serve.child_process import BadSetting
+from cli.serve.start_errors import BadSetting
 from jobs.config import environment
 from jobs.config.compared_settings import ALL_SETTINGS
 from jobs.redis_client.redis_url import RedisAddress, find_address

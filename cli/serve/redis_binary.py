@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.serve.child_process import CannotStart
+from cli.serve.start_errors import CannotStart
 
 MIN_REDIS_VERSION = (7, 0)
 # Redis changed its file format in 7.4; Valkey cannot read the newer one.

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from cli.serve import child_process
-from cli.serve.child_process import EX_CONFIG, CannotStart, ChildProcess, print_line
+from cli.serve.child_process import ChildProcess
+from cli.serve.start_errors import EX_CONFIG, CannotStart, print_line
 
 EX_REASON_LOGGED = 10  # of an `on_death` command: it isolated the suspect jobs, so the restart need not be delayed
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

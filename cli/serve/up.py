@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.serve import gateway_processes, redis_address, worker_processes
-from cli.serve.child_process import BadSetting, CannotStart, ChildProcess, print_line
+from cli.serve.child_process import ChildProcess
 from cli.serve.embedded_redis import EmbeddedRedis
 from cli.serve.ready_line import ReadyLine
+from cli.serve.start_errors import BadSetting, CannotStart, print_line
 from cli.serve.supervisor import Supervisor
 from jobs.config import environment
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cli.serve import redis_address
-from cli.serve.child_process import BadSetting, CannotStart, ChildProcess, parse_count, print_line
+from cli.serve.child_process import ChildProcess
+from cli.serve.start_errors import BadSetting, CannotStart, parse_count, print_line
 from cli.serve.supervisor import Backoff, Supervisor
 from model_runtime.cpus import Cpus, cpus_of_process, read_cpus, usable_cpus
 

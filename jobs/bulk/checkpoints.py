@@ -1,4 +1,4 @@
-"""Steps of bulk jobs in Redis: leases due ones, reads their state, records checkpoints; refused without the lease.
+"""Steps of bulk jobs in Redis: leases due ones, records checkpoints (refused without the lease); ids of lines.
 
 The record in Redis is the only source of truth about a bulk job. A step may die at any point; the next one continues
 from the last checkpoint.

@@ -1,4 +1,4 @@
-"""Stored files: their records in Redis, reading and removing their content in storage, removal of expired ones."""
+"""Stored files: adds, lists, reads and deletes their records in Redis and their content; pages of ids, shared."""
 
 import re
 import secrets

@@ -1,4 +1,4 @@
-"""Splits a bulk job's input file into lines, and parses and validates a line."""
+"""Splits a bulk job's input file into lines, parses and validates a line; `Bitmap` is a set of line numbers."""
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing

@@ -1,4 +1,4 @@
-"""Defines the Redis record of a bulk job, with its progress; creates, reads, lists and cancels bulk jobs."""
+"""Defines the Redis record of a bulk job and its view (OpenAI's batch); creates, reads, lists, cancels bulk jobs."""
 
 import re
 import secrets

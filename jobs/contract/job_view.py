@@ -1,4 +1,4 @@
-"""JSON view of a job in the API. JSON parts that a worker wrote are passed on unchanged."""
+"""JSON view of a job in the API, and the format of times. JSON that a worker wrote is passed on unchanged."""
 
 import secrets
 from collections.abc import Callable

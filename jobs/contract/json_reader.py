@@ -1,4 +1,4 @@
-"""Parses JSON from callers and from lines of bulk files, within bounds on values, depth and encoding.
+"""Parses JSON from callers and bulk files within bounds; describes a caller's value in error messages.
 
 The caller of a function here limits the bytes. The bounds on the content are:
 

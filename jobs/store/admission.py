@@ -1,4 +1,4 @@
-"""Admission: turns a job request into a submission for one model version, and checks what needs no decoding."""
+"""Turns a job request, or a dead letter to replay, into a submission; checks it and its idempotency key."""
 
 from collections.abc import Mapping
 from hashlib import sha256

@@ -1,6 +1,7 @@
-"""Find the batch axis of each tensor: what `model.toml` says, or else what the declared dimensions suggest.
+"""Find the batch axis of each tensor, move rows to it and back in each run, and add inputs with constant values.
 
-Callers stack items along a first dimension. Here that dimension is moved to where a model has its batch, and back.
+The axis is what `model.toml` says, or else what the declared dimensions suggest. Callers stack items along
+a first dimension. Here that dimension is moved to where a model has its batch, and back.
 """
 
 from collections.abc import Mapping, Sequence

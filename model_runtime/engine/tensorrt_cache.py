@@ -1,4 +1,4 @@
-"""Cache the engines that TensorRT builds: one folder per model and kind of GPU, removed if a build did not finish.
+"""Lock and open the cache folder of a TensorRT engine, one per file, GPU and options; drop unfinished builds.
 
 An engine is valid for one file, GPU, TensorRT, ONNX Runtime, precision and batch cap, so a hash of these names its
 folder. Builds take minutes, so one process builds while the others wait for its lock.

@@ -1,4 +1,4 @@
-"""Find the operators of an ONNX file that make rows affect each other, and the tables that integer inputs select from.
+"""Find operators that make rows affect each other, and tables of integer inputs; read an ONNX file without weights.
 
 Reads the graph without its weights, so that a large file costs little.
 """
@@ -11,9 +11,8 @@ from typing import Final
 import onnx
 
 from model_runtime.graph.batch_axis_flow import trace_batch_axes
-from model_runtime.graph.diagnosis import all_nodes
 from model_runtime.graph.facts import Coupling, GraphFacts
-from model_runtime.graph.graph import Graph, describe_node, inputs_of
+from model_runtime.graph.graph import Graph, all_nodes, describe_node, inputs_of
 from model_runtime.repository.onnx_file import iterate_fields
 
 DYNAMIC_QUANTIZERS: Final = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})

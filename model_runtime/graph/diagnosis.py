@@ -1,6 +1,6 @@
 """Diagnose why a model cannot be batched, in terms an operator understands, and build a repaired copy."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 
 from model_runtime.graph.batch_axis import BatchAxis
 from model_runtime.graph.batch_axis_flow import FlowResult, trace_batch_axes
-from model_runtime.graph.graph import BATCH, Graph, dims_of, inputs_of, set_dim
+from model_runtime.graph.graph import BATCH, Graph, all_nodes, dims_of, inputs_of, set_dim
 from model_runtime.spec.tensors import InputSpec
 
 _BATCH_NAMES: Final = frozenset({"batch", "batch_size", "batchsize", "bs", "n", "b", "none"})
@@ -76,15 +76,6 @@ def unknown_operators(model: onnx.ModelProto) -> list[str]:
         if (domain, node.op_type) not in defined and (foreign or (not domain and not onnx.defs.has(node.op_type))):
             names.add(f"{domain}.{node.op_type}" if domain else node.op_type)
     return sorted(names)
-
-
-def all_nodes(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
-    """Yield the nodes of a graph and of its subgraphs."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for subgraph in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
-                yield from all_nodes(subgraph)
 
 
 def _batch_axes(inputs: Sequence[onnx.ValueInfoProto]) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Read and edit an ONNX graph by tensor name: shapes, constants, attributes and inserted nodes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -291,3 +291,12 @@ def _constant(node: onnx.NodeProto) -> Values | None:
         if attribute.name in {"value_float", "value_floats"}:
             return np.array(value, np.float32)
     return None
+
+
+def all_nodes(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
+    """Yield the nodes of a graph and of its subgraphs."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for subgraph in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
+                yield from all_nodes(subgraph)

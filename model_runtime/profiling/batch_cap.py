@@ -1,4 +1,4 @@
-"""Measure a model's run time by batch size and choose its batch cap: the size beyond which throughput stops growing.
+"""Measure a model's run time by batch size and choose its batch cap; list the sizes to measure or warm up.
 
 A worker measures briefly when it loads the model, `jitney models profile` for longer, with examples if
 there are some and batches of zeros otherwise.

@@ -1,4 +1,4 @@
-"""Check that a model returns the same result for a row alone and in any batch: padded, shuffled, or beside noise.
+"""Check that a row gives the same result alone and in any batch; compare two results, and say what rounding allows.
 
 *Drift*: a row's result differs slightly between batch sizes, as kernels round differently.
 *Leak*: a row's result depends on the other rows of the batch, which rounding does not explain.

@@ -1,4 +1,4 @@
-"""Report usable memory and estimate tensor sizes, to refuse models that cannot fit."""
+"""Report usable memory, estimate tensor sizes to refuse models that cannot fit, and format byte sizes."""
 
 import os
 from collections.abc import Iterable

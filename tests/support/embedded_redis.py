@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from cli.serve.child_process import CannotStart, last_lines, spawn, stop_process
+from cli.serve.child_process import last_lines, spawn, stop_process
 from cli.serve.embedded_redis import EmbeddedRedis
+from cli.serve.start_errors import CannotStart
 from tests.support.waiting import wait_until
 
 

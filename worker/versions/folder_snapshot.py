@@ -1,4 +1,4 @@
-"""Takes snapshots of the models folder: each model's versions, and fingerprints that show changes.
+"""Takes snapshots of the models folder: versions, the best of each, changes; checks that there is one to serve.
 
 Reads names, sizes and times, and `model.toml`. Does not open ONNX files.
 """

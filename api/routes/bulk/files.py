@@ -1,4 +1,4 @@
-"""Routes of files (OpenAI's Files API): upload, list, read, download, delete."""
+"""Routes of files (OpenAI's Files API): upload, list, read, download, delete; its list pages and expiry, shared."""
 
 from collections.abc import AsyncIterator
 from pathlib import PurePath

@@ -8,8 +8,8 @@ import itertools
 import time
 from collections.abc import Iterator
 
-from cli.bench.load.answer_counter import ANSWER_TIMEOUT_S, cancel_callers, close_connection
-from cli.bench.load.connection import Address, connect
+from cli.bench.load.answer_counter import ANSWER_TIMEOUT_S, cancel_callers
+from cli.bench.load.connection import Address, close_connection, connect
 from cli.bench.load.submit_modes import Exchange, build_poll_request, is_open, parse_json_object
 from cli.bench.statistics import Slice
 

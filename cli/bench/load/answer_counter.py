@@ -1,11 +1,10 @@
-"""Counts the results of a slice, and waits for or cancels its callers; shared by the closed and the open loop."""
+"""Counts the results of a slice; waits for its callers or cancels them."""
 
 import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from cli.bench.load.connection import Address, Connection, connect
 from cli.bench.load.submit_modes import WAIT_S, ExchangeResult
 from cli.bench.statistics import STAGES, Slice
 
@@ -86,15 +85,3 @@ async def cancel_callers(callers: Sequence["asyncio.Task[None]"]) -> None:
     for error in await asyncio.gather(*callers, return_exceptions=True):
         if isinstance(error, Exception):
             raise error
-
-
-async def ensure_connected(address: Address, connection: Connection | None) -> Connection:
-    """Return the connection if it is open, else a new one. Raises OSError."""
-    return connection if connection is not None and connection.is_open else await connect(address)
-
-
-async def close_connection(connection: Connection | None) -> None:
-    """Close a connection and let the event loop run once."""
-    if connection is not None:
-        connection.close()
-        await asyncio.sleep(0)

@@ -8,7 +8,7 @@ from typing import Final
 
 from cli.bench.load import answer_counter
 from cli.bench.load.answer_counter import AnswerCounter
-from cli.bench.load.connection import Address, Connection
+from cli.bench.load.connection import Address, Connection, close_connection, ensure_connected
 from cli.bench.load.submit_modes import Exchange
 from cli.bench.load_levels import LoadLevel
 from cli.bench.statistics import Slice
@@ -58,7 +58,7 @@ async def _call(
     try:
         while count.closed_at == float("inf"):
             try:
-                connection = await answer_counter.ensure_connected(address, connection)
+                connection = await ensure_connected(address, connection)
                 started = time.perf_counter()
                 done = await exchange.send(connection, next(requests))
                 is_result = count.add(done, started, done.at)
@@ -71,4 +71,4 @@ async def _call(
             if not is_result:
                 await asyncio.sleep(PAUSE_AFTER_FAILURE_S)
     finally:
-        await answer_counter.close_connection(connection)
+        await close_connection(connection)

@@ -127,3 +127,15 @@ async def connect(address: Address) -> Connection:
     """Open a connection. Raises OSError."""
     _, connection = await asyncio.get_running_loop().create_connection(Connection, address.host, address.port)
     return connection
+
+
+async def ensure_connected(address: Address, connection: Connection | None) -> Connection:
+    """Return the connection if it is open, else a new one. Raises OSError."""
+    return connection if connection is not None and connection.is_open else await connect(address)
+
+
+async def close_connection(connection: Connection | None) -> None:
+    """Close a connection and let the event loop run once."""
+    if connection is not None:
+        connection.close()
+        await asyncio.sleep(0)

@@ -12,7 +12,7 @@ from typing import Final
 
 from cli.bench.load import answer_counter
 from cli.bench.load.answer_counter import AnswerCounter
-from cli.bench.load.connection import Address, Connection
+from cli.bench.load.connection import Address, Connection, close_connection, ensure_connected
 from cli.bench.load.submit_modes import Exchange
 from cli.bench.load_levels import LoadLevel
 from cli.bench.statistics import Slice
@@ -59,7 +59,7 @@ async def _send(
             if due < count.opened_at < time.perf_counter():  # left over from the warm-up
                 continue
             try:
-                connection = await answer_counter.ensure_connected(address, connection)
+                connection = await ensure_connected(address, connection)
                 if (delay_s := due - EARLY_S - time.perf_counter()) > 0:
                     await asyncio.sleep(delay_s)
                 sent = time.perf_counter()
@@ -70,4 +70,4 @@ async def _send(
             except OSError as error:
                 count.add_connection_error(error, due)
     finally:
-        await answer_counter.close_connection(connection)
+        await close_connection(connection)

@@ -1,4 +1,4 @@
-"""Reads CSV files: detects the delimiter, honours a `sep=` line, and decodes UTF-8 or another encoding."""
+"""Reads CSV files: delimiter, `sep=` line, UTF-8 or another encoding; refuses text files in other encodings."""
 
 import codecs
 import csv

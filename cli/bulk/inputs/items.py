@@ -1,4 +1,4 @@
-"""Items: the lines of a bulk run, with their names and how to read their bytes."""
+"""Items and input sources: the lines of a bulk run and how to read their bytes; which files of a folder are junk."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath

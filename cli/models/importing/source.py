@@ -1,4 +1,4 @@
-"""The interface of import sources: the request, the imported model, and their error."""
+"""The interface of import sources (request, imported model, error), and helpers that several sources share."""
 
 import difflib
 import importlib

@@ -1,5 +1,5 @@
--- End jobs whose deadline has passed; return jobs whose lease has ended to their queues, or fail those that have lost too
--- many leases.
+-- End jobs whose deadline has passed; return jobs whose lease has ended to their queues.
+-- A job that has lost too many leases fails.
 -- ARGV     limit (jobs), max_lost_leases, latest_ms (later than this, nothing is reclaimed), retention (4 arguments)
 -- returns  {now_ms, jobs expired, jobs returned to their queues, jobs failed}
 -- Any number of gateways may run it at any time: each job is expired or reclaimed once.

@@ -1,4 +1,4 @@
--- Ends of jobs: results, dead letters, bulk outcomes, notifications.
+-- Ends of jobs: results, counters, dead letters, bulk outcomes, notifications.
 -- `with completion`, after `queues`, `outbox`, `outputs`.
 -- A script gathers its writes in these tables and ends with commit(): the jobs of a batch share most of their keys.
 local notifications = {}  -- gateway → entries of jobs that became final (see notification_entry)

@@ -1,4 +1,5 @@
--- Webhook deliveries: create them and schedule their endpoints (`with outbox`, after `events`).
+-- Webhook deliveries: create them and schedule their endpoints; due times of tenants, also for steps of bulk jobs
+-- (`with outbox`, after `events`).
 -- An endpoint is a tenant and an origin (scheme, host, port). Its waiting deliveries lie in `:outbox:<endpoint>`, its
 -- running ones in `:deliveries_running:<endpoint>`. `:due:<lane>:<tenant>` holds the tenant's endpoints by the ms at
 -- which each is due, `:due:<lane>` the tenants in the order of service. A tenant is served once per round, however many

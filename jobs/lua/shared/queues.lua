@@ -1,4 +1,5 @@
--- Queues and tenant rotations: where jobs wait (`with queues`, after `events`, `free_slots`).
+-- Queues and tenant rotations: where jobs wait; also timers, isolation of suspects, notices to a job's worker
+-- (`with queues`, after `events`, `free_slots`).
 local function queue_key(model, version, lane, tenant)
   return root .. ':queue:' .. model .. ':' .. version .. ':' .. lane .. ':' .. tenant
 end

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cli.serve import worker_processes
-from cli.serve.child_process import BadSetting
+from cli.serve.start_errors import BadSetting
 from model_runtime import cpus
 from tests.support.processes import ROOT
 from worker.settings import WorkerSettings

@@ -17,7 +17,7 @@ import httpx2
 import pytest
 
 from cli.serve import gateway_processes
-from cli.serve.child_process import CannotStart
+from cli.serve.start_errors import CannotStart
 from tests.support.gateways import CARD, PNG, QUICK, Worker
 from tests.support.processes import is_running, program
 from tests.support.servers import Server

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli.serve import supervisor, worker_processes
-from cli.serve.child_process import CannotStart
+from cli.serve.start_errors import CannotStart
 from cli.serve.supervisor import Backoff
 from jobs.redis_client import keys
 from tests.support.processes import ROOT, is_running, program

@@ -1,4 +1,4 @@
-"""Reads, writes, upgrades and simplifies ONNX graphs, for all passes."""
+"""Reads, writes, upgrades and simplifies ONNX graphs, for all passes; silences the tools that do so."""
 
 import contextlib
 import logging

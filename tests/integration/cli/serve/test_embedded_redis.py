@@ -11,8 +11,8 @@ import pytest
 import redis
 
 from cli.serve import embedded_redis, redis_binary
-from cli.serve.child_process import CannotStart
 from cli.serve.embedded_redis import EmbeddedRedis
+from cli.serve.start_errors import CannotStart
 from tests.support.embedded_redis import running_server
 from tests.support.processes import is_running, program
 from tests.support.waiting import wait_until

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cli.serve import redis_binary
-from cli.serve.child_process import CannotStart
 from cli.serve.redis_binary import RedisEngine
+from cli.serve.start_errors import CannotStart
 
 
 def redis(major: int, minor: int, patch: int = 0, path: str = "/usr/bin/redis-server") -> RedisEngine:

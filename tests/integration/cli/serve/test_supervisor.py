@@ -18,7 +18,8 @@ from tests.support.waiting import wait_until
 # Each child tells its name and pid, and on SIGTERM that it stops.
 SUPERVISE = """
 import os, sys
-from cli.serve.child_process import CannotStart, ChildProcess, print_line
+from cli.serve.child_process import ChildProcess
+from cli.serve.start_errors import CannotStart, print_line
 from cli.serve.supervisor import Backoff, Supervisor
 
 TELL = "import os, signal, sys, time; tell = lambda text: print(text, os.getpid(), flush=True)\\n"

@@ -12,8 +12,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from cli.serve.child_process import CannotStart
 from cli.serve.gateway_processes import listen
+from cli.serve.start_errors import CannotStart
 from cli.serve.up import Settings
 from tests.support.processes import is_running, program
 from tests.support.waiting import wait_until
