@@ -1,4 +1,4 @@
-"""Stored files: adds, lists, reads and deletes their records in Redis and their content; pages of ids, shared."""
+"""Stored files: adds, lists, reads, deletes their records and content; storage keys; pages of ids, shared."""
 
 import re
 import secrets

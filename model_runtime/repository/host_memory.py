@@ -1,4 +1,4 @@
-"""Report usable memory, estimate tensor sizes to refuse models that cannot fit, and format byte sizes."""
+"""Report usable memory and minimum sizes of tensors (callers refuse models that cannot fit); format byte sizes."""
 
 import os
 from collections.abc import Iterable

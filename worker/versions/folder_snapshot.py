@@ -1,4 +1,4 @@
-"""Takes snapshots of the models folder: versions, the best of each, changes; checks that there is one to serve.
+"""Takes snapshots of the models folder: versions, their fingerprints, which is best; checks that one can be served.
 
 Reads names, sizes and times, and `model.toml`. Does not open ONNX files.
 """

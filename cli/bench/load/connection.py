@@ -1,4 +1,4 @@
-"""A minimal HTTP/1.1 client: keep-alive connections with one request in flight."""
+"""A minimal HTTP/1.1 client (keep-alive, one request in flight); the address and API key of a service; a plain GET."""
 
 import asyncio
 import http.client

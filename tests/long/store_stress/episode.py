@@ -30,6 +30,7 @@ from tests.support.servers import Server
 
 CHECK_EVERY: Final = 150
 DRIVE_S: Final = 60
+MAX_ADVANCES: Final = 20  # scripts of one step of a bulk job
 Step = Callable[[], Awaitable[None]]
 
 
@@ -163,7 +164,9 @@ class Episode:
         for root in world.store.roots if any(not one.is_closed for one in self._bulks.known.values()) else ():
             await bulk_turns.dispatch_of(world, self._bulks, root)
         for course in list(courses):
-            for _ in range(3):
+            for _ in range(
+                MAX_ADVANCES
+            ):  # to its end if possible: on a slow machine its lease ends before the next turn
                 await bulk_steps.advance_one(world, self._bulks, course)
 
     async def _drive_deliveries(self) -> None:
