@@ -148,9 +148,9 @@ class Episode:
 
     async def _drive_jobs(self) -> None:
         world, worker = self.world, WORKERS[0]
+        await working.sweep(world)  # also without open jobs: outputs that have expired make room for lines of bulk jobs
         if not world.ledger.open:
             return
-        await working.sweep(world)
         for station in {job.station for job in world.ledger.open.values()}:
             for trial in (False, True):
                 await claiming.claim_and_check(world, claiming.ClaimRequest(station, worker, 50, trial))
