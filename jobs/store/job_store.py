@@ -30,6 +30,9 @@ FULL_RETRY_AFTER_S = 5
 READ_BATCH: Final = 100  # jobs per pipeline, so that other clients are served in between
 TENANTS_BATCH: Final = 1000  # tenants whose queues one script counts
 MAX_FINISH_BYTES: Final = 2 << 20  # of outputs per script; one outcome always fits
+# Of jobs that one script submits, so that other callers are served in between; one job always fits.
+MAX_SUBMIT_JOBS: Final = 100
+MAX_SUBMIT_BYTES: Final = 1 << 20
 
 
 class _HasId(Protocol):
@@ -73,7 +76,7 @@ class JobStore:
     async def submit(
         self, jobs: Sequence[Submission], waiting_gateway: str = "", *, closed: Collection[str] = ()
     ) -> list[Accepted | JitneyError]:
-        """Accept jobs, in one script per shard; return each job's result, in order. A refusal affects only its own job.
+        """Accept jobs, many per script; return each job's result, in order. A refusal affects only its own job.
 
         `waiting_gateway` is notified when they end. `closed`: lanes that accept no new jobs, but still find earlier
         jobs by key. Results: Refused if a key was used with another request; after StoreUnavailable a job may or may
@@ -81,10 +84,10 @@ class JobStore:
         """
         large = [job for job in jobs if len(job.input) >= codec.OWN_KEY_BYTES]
         if not large and len(self.roots) == 1:
-            return await self._submit(self.roots[0], jobs, waiting_gateway, closed)
+            return await self._submit_in_slices(self.roots[0], jobs, waiting_gateway, closed)
         results = await self._write_inputs(large) if large else {}
         groups = self._group_by_shard([job for job in jobs if job.id not in results] if results else jobs, _shard)
-        calls = [self._submit(root, group, waiting_gateway, closed) for root, group in groups]
+        calls = [self._submit_in_slices(root, group, waiting_gateway, closed) for root, group in groups]
         answers = await asyncio.gather(*calls) if len(calls) > 1 else [await call for call in calls]
         for (_, group), group_results in zip(groups, answers, strict=True):
             results |= {job.id: result for job, result in zip(group, group_results, strict=True)}
@@ -114,6 +117,16 @@ class JobStore:
         if unused:
             with suppress(StoreUnavailable):
                 await inputs.drop_inputs(self.connection, unused)
+
+    async def _submit_in_slices(
+        self, root: str, jobs: Sequence[Submission], waiting_gateway: str, closed: Collection[str]
+    ) -> list[Accepted | JitneyError]:
+        """Submit jobs of one shard, by a script for each slice."""
+        slices = _group_by_bytes(jobs, lambda job: len(job.input), MAX_SUBMIT_BYTES, MAX_SUBMIT_JOBS)
+        results = await self._submit(root, slices[0], waiting_gateway, closed)
+        for part in slices[1:]:
+            results += await self._submit(root, part, waiting_gateway, closed)
+        return results
 
     async def _submit(
         self, root: str, jobs: Sequence[Submission], waiting_gateway: str, closed: Collection[str]
@@ -341,7 +354,7 @@ class JobStore:
         """Write outcomes; return how many were refused because the lease was lost."""
         refused = 0
         for root, group in self._group_by_shard(outcomes, _shard):
-            for chunk in _group_by_bytes(group, MAX_FINISH_BYTES):
+            for chunk in _group_by_bytes(group, lambda outcome: len(outcome.body), MAX_FINISH_BYTES):
                 args = [arg for outcome in chunk for arg in codec.outcome_args(outcome)]
                 refused += list(await self.run("job/finish", root, worker, *self.retention_args, *args)).count(0)
         return refused
@@ -371,17 +384,20 @@ class JobStore:
         return [(self.roots[nth], list(group)) for nth, group in groupby(sorted(items, key=shard), key=shard)]
 
 
-def _group_by_bytes(outcomes: Sequence[Outcome], limit_bytes: int) -> list[Sequence[Outcome]]:
-    """Split outcomes into groups of at most `limit_bytes` of bodies; a larger outcome is a group by itself."""
-    if sum(len(outcome.body) for outcome in outcomes) <= limit_bytes:
-        return [outcomes]
-    groups: list[Sequence[Outcome]] = []
-    group: list[Outcome] = []
-    size = 0
-    for outcome in outcomes:
-        if group and size + len(outcome.body) > limit_bytes:
+def _group_by_bytes(
+    items: Sequence[T], size_of: Callable[[T], int], limit_bytes: int, limit_items: int = 1 << 20
+) -> list[Sequence[T]]:
+    """Split items into groups of at most `limit_items` and `limit_bytes`; a larger item is a group by itself."""
+    if len(items) <= limit_items and sum(map(size_of, items)) <= limit_bytes:
+        return [items]
+    groups: list[Sequence[T]] = []
+    group: list[T] = []
+    group_bytes = 0
+    for item in items:
+        size = size_of(item)
+        if group and (group_bytes + size > limit_bytes or len(group) == limit_items):
             groups.append(group)
-            group, size = [], 0
-        group.append(outcome)
-        size += len(outcome.body)
+            group, group_bytes = [], 0
+        group.append(item)
+        group_bytes += size
     return [*groups, group]

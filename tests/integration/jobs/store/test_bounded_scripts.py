@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jobs.contract.errors import JitneyError
-from jobs.contract.job import ClaimedJob, Outcome
+from jobs.contract.job import Accepted, ClaimedJob, Outcome
 from jobs.contract.lifecycle import State
 from jobs.models import worker_registry
 from jobs.models.worker_registry import WorkerReport
@@ -224,3 +224,23 @@ async def test_a_named_dead_letter_is_purged_and_a_job_that_is_none_stays(bench:
 
 def test_the_message_of_an_error_is_bounded() -> None:
     assert len(codec.error_body(JitneyError("invalid_input", "x" * 1_000_000))) < 5000
+
+
+# ---- submits
+
+
+@pytest.mark.parametrize(("jobs", "size", "scripts"), [(100, 10, 1), (250, 10, 3), (90, 30_000, 3)])
+async def test_a_submit_of_many_jobs_is_cut_into_scripts_that_others_can_come_between(
+    bench: StoreBench, jobs: int, size: int, scripts: int
+) -> None:
+    """A script submits at most 100 jobs or 1 MiB. All of them are accepted in the order of the request."""
+    await bench.submit()  # the script is known from then on
+    many = [bench.job(input=b"x" * size) for _ in range(jobs)]
+    with bench.server.client() as client:
+        client.config_resetstat()
+        results = await bench.store.submit(many)
+        assert client.info("commandstats")["cmdstat_evalsha"]["calls"] == scripts
+    accepted = [result for result in results if isinstance(result, Accepted)]
+    assert [result.id for result in accepted] == [job.id for job in many]
+    times = [result.created_us for result in accepted]
+    assert times == sorted(set(times))
