@@ -136,7 +136,7 @@ def _check_rows(rows: int, card: ModelCard) -> None:
     """Raise Refused unless the model takes inputs of so many rows."""
     limit = card.get("max_rows")
     if limit is None:
-        message = f"model {card['name']} has the task {card['task']}, which takes no rows: send one job per item"
+        message = f"model {card['name']} has the task {card.get('task')}, which takes no rows: send one job per item"
         raise Refused("invalid_request", f"{message}, or use a model of an allowed task", allowed=["tensor"])
     if rows > limit:
         message = f"a job for model {card['name']} may have at most {limit} rows, and this one has {rows}"

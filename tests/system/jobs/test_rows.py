@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 from tests.support import models
 from tests.support.model_files import graphs
@@ -32,7 +33,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     (folder / "found" / "model.toml").write_text('task = "tensor"')
     path = folder / "found" / "1" / "model.onnx"
     zero = {"zero": np.zeros((), np.float32)}
-    graphs.write(path, found, {"x": [1, 8]}, {"y": ["found", 2]}, zero, kinds={"y": graphs.TensorProto.INT64})
+    graphs.write(path, found, {"x": [1, 8]}, {"y": ["found", 2]}, zero, kinds={"y": TensorProto.INT64})
     with Service(folder) as started:
         wait_until(lambda: len(started.http.get("/v1/models").json()["models"]) == 8, "all models are served")
         yield started
