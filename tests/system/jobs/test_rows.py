@@ -1,6 +1,7 @@
 """Jobs of several rows over HTTP: joined outputs, one bad row, cancel, limits."""
 
 import base64
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from tests.support import models
+from tests.support import bulks, models
 from tests.support.model_files import graphs
 from tests.support.model_files.graphs import node
 from tests.support.service import DIGITS, ROOT, Service
@@ -186,6 +187,19 @@ def test_rows_are_a_part_of_what_an_idempotency_key_stands_for(service: Service)
     same = service.http.post("/v1/jobs?model=double&rows=1", content=body, headers=headers).json()
     other = service.http.post("/v1/jobs?model=double", content=body, headers=headers)
     assert (same["id"], other.json()["code"]) == (first["id"], "idempotency_mismatch")
+
+
+def test_lines_of_a_bulk_job_may_have_rows(service: Service) -> None:
+    bodies = {"many": doubling(numbers(20)), "bad": picking(0, 99), "too-many": doubling(numbers(4), "few")}
+    head = {"method": "POST", "url": "/v1/jobs"}
+    lines = [json.dumps({"custom_id": name, **head, "body": body}) for name, body in bodies.items()]
+    with bulks.client(service.url) as ai:
+        batch = bulks.wait_for_end(ai, bulks.start_batch(ai, lines))
+        (good,), bad = bulks.check_batch(ai, batch, [*bodies])
+    assert good["response"]["body"]["output"]["tensors"]["y"]["shape"] == [20, 4]
+    failed = {one["custom_id"]: one for one in bad}
+    assert failed["bad"]["response"]["body"]["error"]["row"] == 1
+    assert "at most 3 rows" in failed["too-many"]["error"]["message"]
 
 
 def test_the_card_says_the_most_rows(service: Service) -> None:
