@@ -29,8 +29,8 @@ accepted, or one more than the last. A job that is not final is called open.
 | `:dead_letter_counts` | sorted set | as `:dead_letters` | tenants, score: number of their dead letters |
 | `:dead_letter_sizes` | sorted set | as `:dead_letters` | tenants, score: bytes of their dead letters |
 | `:dead_letter_bytes` | string | permanent | bytes of all dead letters |
-| `:open_totals` | hash | permanent, 3 fields per model | open jobs and bytes, jobs submitted |
-| `:open_totals`, fields `@<tenant>:…` | | while it has a limit and jobs | open jobs and bytes, running jobs |
+| `:open_totals` | hash | permanent, 3 fields per model | rows and bytes of open jobs, jobs submitted |
+| `:open_totals`, fields `@<tenant>:…` | | while it has a limit and jobs | rows and bytes of open jobs, running rows |
 | `:open_totals`, `outputs`, `@<tenant>:outputs` | | while there are any | bytes of kept outputs that are counted |
 | `:counts` | hash | permanent, a few fields per model version | event counters (`jobs/metrics/event_counters.py`) |
 | `:tenant_jobs:<tenant>` | sorted set | a week after the last submit | newest ids, score: sequence number |
