@@ -18,7 +18,7 @@ accepted, or one more than the last. A job that is not final is called open.
 | `:queue:<model>:<version>:suspect:<group>` | sorted set | while not empty | jobs of one suspect group |
 | `:tenant_rotation:<model>:<version>:suspect` | list | while not empty | suspect groups with a queue |
 | `:isolation:<model>:<version>` | string | a day | ids of the isolated run; `-`: cooldown after it |
-| `:fair_share` | hash | permanent, a field per model version | scheduler positions |
+| `:fair_share` | hash | permanent, a field per model version | scheduler positions, debts of tenants |
 | `:timers` | sorted set | while not empty | ids of open jobs, score: deadline, or end of the lease if earlier |
 | `:free_slots:<model>:<version>` | sorted set | 60 s after the last claim | `<worker> <lease_ms>`, score: free slots |
 | `:retries` | sorted set | while not empty | ids of queued jobs that wait for a retry, score: when it is due |

@@ -99,7 +99,9 @@ end
 
 local function claim_from_lanes()
   local field = model .. ':' .. version
-  local position = tonumber(redis.call('HGET', root .. ':fair_share', field)) or 0  -- rows claimed so far
+  local kept = redis.call('HGET', root .. ':fair_share', field) or ''
+  local position = tonumber(string.match(kept, '^%d+')) or 0  -- rows claimed so far
+  for tenant, rows in string.gmatch(kept, ' (%S+) ([%d.]+)') do debts[tenant] = tonumber(rows) end
   local for_bulk = math.floor((position + count) / bulk_share) - math.floor(position / bulk_share)
   claim_from_lane(model, version, 'bulk', math.min(count, max_bulk or for_bulk), math.huge)
   local before = claimed_rows
@@ -111,13 +113,15 @@ local function claim_from_lanes()
     is_held = redis.call('EXISTS', rotation_key(model, version, 'bulk')) == 1
   end
   bulk = claimed_rows - interactive
-  if #claimed > 0 then redis.call('HSET', root .. ':fair_share', field, (position + claimed_rows) % 1000000) end
+  if #claimed + skipped > 0 then
+    redis.call('HSET', root .. ':fair_share', field, int_text((position + claimed_rows) % 1000000) .. debts_left())
+  end
 end
 
 if is_isolated then claim_suspects() else claim_from_lanes() end
 local suspects = redis.call('EXISTS', rotation_key(model, version, 'suspect')) == 1 and not isolation_is_busy()
 -- Jobs of a newer version that use up the budget do not count: the next claim would find the same ones.
-local more = is_cut or (budget <= 0 and claimed_rows < count and ended + parked > 0)
+local more = is_cut or (budget <= 0 and claimed_rows < count and ended + parked + skipped > 0)
 call_in_chunks('ZADD', root .. ':timers', timers)
 local slots  -- to announce
 if claimed_rows < count and not more and not is_isolated then

@@ -204,3 +204,43 @@ async def test_a_record_whose_rows_are_no_number_is_unreadable_for_the_worker(be
     with bench.server.client() as client:
         client.hset(keys.job(job.id), "facts", b"\x81\xa4rows\xa13")
     await bench.store.finish("w1", bench.succeed([claimed]))
+
+
+@pytest.mark.parametrize(("settings", "of_a"), [({}, 0.5), ({"tenants": '{"a": {"weight": 3}}'}, 0.75)])
+@pytest.mark.parametrize("want", [1, 8, 32])
+async def test_tenants_share_rows_whatever_rows_their_jobs_have(
+    bench: StoreBench, settings: dict[str, Any], of_a: float, want: int
+) -> None:
+    """Tenant b sends 64 rows a job; a turn gives it a whole one, which its next turns pay for."""
+    limit(bench, **settings)
+    await bench.submit(1500, tenant="a")
+    await bench.submit(24, tenant="b", rows=64)
+    rows = {"a": 0, "b": 0}
+    while sum(rows.values()) < 1300:
+        claimed = await bench.claim(want)
+        assert claimed
+        for job in claimed:
+            rows[job.tenant] += job.rows or 1
+        await bench.store.finish("w1", bench.succeed(claimed))
+    assert rows["a"] / sum(rows.values()) == pytest.approx(of_a, abs=0.1), rows
+
+
+async def test_a_tenant_alone_pays_for_nothing(bench: StoreBench) -> None:
+    await bench.submit(5, tenant="b", rows=64)
+    assert [len(await bench.claim(8)) for _ in range(5)] == [1] * 5
+    await bench.submit(2, tenant="a", rows=64)
+    await bench.submit(2, tenant="b", rows=64)
+    assert sorted([(await bench.claim(8))[0].tenant for _ in range(4)]) == ["a", "a", "b", "b"]
+
+
+async def test_more_tenants_in_debt_than_a_claim_reads_are_served_all_the_same(bench: StoreBench) -> None:
+    tenants = [f"t{nth}" for nth in range(150)]
+    for _ in range(2):
+        await bench.take(*(bench.job(tenant=tenant, rows=64) for tenant in tenants))
+    found, claims = 0, 0
+    while found < 2 * len(tenants):
+        claim = await bench.store.claim("m", "1", "w1", 2)
+        assert claim.jobs or claim.more
+        found, claims = found + len(claim.jobs), claims + 1
+    assert claims < 3 * len(tenants)
+    await bench.store.finish("w1", [])
