@@ -121,10 +121,9 @@ class PendingItems:
         self._withdraw([item for item in waiting if item.job.attempt == job.attempt])
 
     def _withdraw(self, items: Sequence[WorkItem]) -> None:
-        for item in items:
-            self._running_items[item.key, item.job.attempt] = self._ahead.pop(
-                item.key
-            )  # until their outcome is written
+        for item in items:  # they are held until their outcome is written
+            key = item.key
+            self._running_items[key, item.job.attempt] = self._ahead.pop(key)
         if items:
             self._batcher.remove(items)
             self._item_left.set()

@@ -47,7 +47,8 @@ def preprocess_items(model: Model, journal: InFlightJournal, items: list[WorkIte
         if is_journaled_singly:
             journal.record([item.job.claim])
         error = _preprocess_item(model, item) if item.joiner is None else _preprocess_row(model, item, item.joiner)
-        ends.append(None if error is None else outcomes.outcome_of_error(model, item, error, "preprocess"))
+        failed = item if item.joiner is None or error is None else replace(item, row=None)  # all rows of the job
+        ends.append(None if error is None else outcomes.outcome_of_error(model, failed, error, "preprocess"))
         ended = time.monotonic()
         item.decode_ms, started = (ended - started) * 1000, ended
         if item.joiner is not None:
@@ -82,7 +83,6 @@ def _preprocess_row(model: Model, item: WorkItem, joiner: RowJoiner) -> Exceptio
             item.arrays = joiner.inputs[item.row or 0]
             item.group = model.row_group or group_of(item.arrays)
     except Exception as error:  # noqa: BLE001 (as above)
-        item.row = None
         return error
     return None
 

@@ -45,7 +45,8 @@ class ResultWriter:
         if any(end.item.joiner for end in completed):
             completed = [end for end in completed if end.item.end()]
             for end in completed:
-                self._pending.withdraw(end.item.job)
+                if end.item.joiner:
+                    self._pending.withdraw(end.item.job)
         self._add(completed)
 
     def _add(self, completed: Sequence[CompletedItem]) -> None:
