@@ -71,14 +71,25 @@ class Model:
         self.largest_warm_batch = 0
         # Read in the loading thread: in a custom task these attributes may be properties that run user code.
         self._kinds = sorted(task.kinds)
+        self._max_rows = folder.spec.max_rows if task.takes_rows and not self.has_custom_task else None
         self._labels = task.label_count if isinstance(task.label_count, int) else None
 
     def preprocess(self, kind: str, data: bytes, parameters: dict[str, Any]) -> dict[str, Array]:
         """Return one item's arrays, without the batch dimension. Raises Refused, or whatever a custom task raises."""
+        self._check_kind(kind)
+        return self._task.preprocess(kind, data, parameters)
+
+    def preprocess_rows(self, kind: str, data: bytes, parameters: dict[str, Any], rows: int) -> list[dict[str, Array]]:
+        """Return the arrays of each row of an input. Raises Refused."""
+        self._check_kind(kind)
+        if self._max_rows is None:
+            raise Refused("invalid_input", f"model {self.name} takes no inputs of several rows")
+        return self._task.preprocess_rows(kind, data, parameters, rows)
+
+    def _check_kind(self, kind: str) -> None:
         if kind not in self._kinds:
             kinds = " or ".join(self._kinds)
             raise Refused("invalid_input", f"model {self.name} takes {kinds} as input, not {kind}")
-        return self._task.preprocess(kind, data, parameters)
 
     def warm_up(self) -> None:
         """Run each batch size once on zeros, because first runs are slow. Raises ModelError if the device is lost.
@@ -182,6 +193,7 @@ class Model:
             "raw_bytes": self._raw_bytes(),
             "deadline_ms": self.spec.deadline_ms,
             "max_output_bytes": self.spec.max_output_bytes,
+            "max_rows": self._max_rows,
             "load_ms": round(self.load_ms, 3),
             "labels": self._labels,
         }

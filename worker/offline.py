@@ -26,7 +26,7 @@ from worker.execution.device import Device, run_batches
 from worker.execution.inline_runs import InlineRunPolicy
 from worker.execution.pending_items import CompletedItem, PendingItems, WorkItem
 from worker.execution.postprocess import Postprocessor
-from worker.execution.preprocess import ITEMS_PER_DECODE, preprocess_items
+from worker.execution.preprocess import ITEMS_PER_DECODE, preprocess_items, split_rows
 from worker.fair_thread_pool import Work
 
 T = TypeVar("T")
@@ -45,6 +45,7 @@ class OfflineInput(NamedTuple):
     kind: str
     read: Callable[[], bytes]
     parameters: bytes = b"{}"
+    rows: int = 0  # as in ClaimedJob
 
 
 OfflineResult = Outcome | Exception
@@ -109,6 +110,7 @@ class Offline:
 
     def add(self, ended: Sequence[CompletedItem]) -> None:
         """Store outcomes; a job to be retried runs again."""
+        ended = [end for end in ended if end.item.end()]
         self._pending.discard([item.job for item, _ in ended])
         loop = asyncio.get_running_loop()
         for item, outcome in ended:
@@ -149,8 +151,8 @@ class Offline:
             if not chunk:
                 break
             jobs = [
-                ClaimedJob(str(next(numbers)), 1, offline_input.kind, b"", offline_input.parameters, 0, 0, 0)
-                for offline_input in chunk
+                ClaimedJob(str(next(numbers)), 1, each.kind, b"", each.parameters, 0, 0, 0, rows=each.rows)
+                for each in chunk
             ]
             for job, offline_input in zip(jobs, chunk, strict=True):
                 self._pending_results[job.id] = pending_result = PendingResult(offline_input)
@@ -161,35 +163,35 @@ class Offline:
 
     def _add_all(self, jobs: Sequence[ClaimedJob]) -> None:
         now = time.monotonic()
-        items = [WorkItem(job, {}, now, now + NEVER_S) for job in jobs]
+        items = [*split_rows(self._model, [WorkItem(job, {}, now, now + NEVER_S) for job in jobs])]
         self._pending.add(*items)
         self._tasks.run(self._decode(items))
 
     async def _decode(self, items: list[WorkItem]) -> None:
         loop = asyncio.get_running_loop()
         with suppress(asyncio.CancelledError):  # the pool is closed
-            read_errors, ends = await loop.run_in_executor(self._decoders, self._read_and_preprocess, items)
-            for item in items:
-                if (end := read_errors.get(item.job.id)) is not None:
-                    self._pending.discard([item.job])
-                    self._end(item.job.id, end)
-                elif (failed := ends[item.job.id]) is None:
-                    self._pending.mark_ready(item)
-                else:
-                    self.add([failed])
+            read_errors, readable, ends = await loop.run_in_executor(self._decoders, self._read_and_preprocess, items)
+            for job_id, error in read_errors.items():
+                self._pending.discard([item.job for item in items if item.job.id == job_id])
+                self._end(job_id, error)
+            self.add([end for end in ends if end is not None])
+            self._pending.mark_ready(*(item for item, end in zip(readable, ends, strict=True) if end is None))
 
     def _read_and_preprocess(
         self, items: list[WorkItem]
-    ) -> tuple[dict[str, Exception], dict[str, CompletedItem | None]]:
+    ) -> tuple[dict[str, Exception], list[WorkItem], list[CompletedItem | None]]:
+        """Read the inputs and preprocess them; returns errors by job, then the items that were read and their ends."""
         read_errors: dict[str, Exception] = {}
-        for item in items:
+        read: dict[str, ClaimedJob] = {}
+        for job in {item.job.id: item.job for item in items}.values():
             try:
-                item.job = item.job._replace(input=self._pending_results[item.job.id].offline_input.read())
+                read[job.id] = job._replace(input=self._pending_results[job.id].offline_input.read())
             except Exception as error:  # noqa: BLE001 (the error becomes the input's result)
-                read_errors[item.job.id] = error
-        readable = [item for item in items if item.job.id not in read_errors]
-        ends = preprocess_items(self._model, self._journal, readable)
-        return read_errors, {item.job.id: end for item, end in zip(readable, ends, strict=True)}
+                read_errors[job.id] = error
+        readable = [item for item in items if item.job.id in read]
+        for item in readable:
+            item.job = read[item.job.id]
+        return read_errors, readable, preprocess_items(self._model, self._journal, readable)
 
 
 def _lower_priority() -> None:

@@ -139,7 +139,7 @@ def _fill(counts: Mapping[str, int], event: str, **families: CounterMetricFamily
 
 
 def _histograms(by_model: Mapping[str, Mapping[str, int]]) -> list[Metric]:
-    sizes = HistogramMetricFamily("jitney_batch_size", "Jobs in each batch that ran", labels=["model"])
+    sizes = HistogramMetricFamily("jitney_batch_size", "Items in each batch that ran", labels=["model"])
     stages = HistogramMetricFamily("jitney_stage_seconds", "Time of a job by stage", labels=["model", "stage"])
     for model, counts in by_model.items():
         sizes.add_metric([model], *_buckets(counts, "size", stats.BOUNDS["size"], 1))

@@ -98,6 +98,11 @@ _JOB_REQUEST: Final = {
     "deadline_ms": {"type": "integer", "minimum": 1},
     "metadata": {"type": "object", "additionalProperties": TEXT, "maxProperties": MAX_METADATA},
     "webhook": ref("Webhook"),
+    "rows": {
+        "type": "integer",
+        "minimum": 1,
+        "description": "number of rows, the first dimension of all tensors; for models of the task `tensor`",
+    },
 }
 _ENTRY_ERROR: Final = object_of({"code": _CODE, "message": TEXT, "status": _INTEGER}, ("code", "message", "status"))
 _ENTRY: Final = object_of({"error": _ENTRY_ERROR}, ("error",))

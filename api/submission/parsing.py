@@ -9,7 +9,7 @@ from jobs.contract.errors import Refused
 from jobs.contract.job_request import JobRequest, read_json_fields, read_text_fields
 from jobs.contract.json_reader import read_object
 
-QUERY_FIELDS: Final = ("model", "parameters", "lane", "deadline_ms", "metadata", "webhook")
+QUERY_FIELDS: Final = ("model", "parameters", "lane", "deadline_ms", "metadata", "webhook", "rows")
 FORM_FIELDS: Final = ("image", *QUERY_FIELDS)
 NDJSON: Final = "application/x-ndjson"
 CONTENT_TYPES: Final = ("application/json", NDJSON, "multipart/form-data", "image/*", "application/octet-stream")

@@ -3,6 +3,7 @@
 import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ class LocalRunner:
     """Runs lines with a loaded model."""
 
     def __init__(self, model: Model, parameters: Mapping[str, Any]) -> None:
-        kinds = model.card()["kinds"]
+        card = model.card()
+        kinds, self._max_rows = card["kinds"], card["max_rows"]
         self._model, self._parameters = model, orjson.dumps(parameters)
         self._kind = next((kind for kind in ("image", "raw") if kind in kinds), "tensors")
 
@@ -67,9 +69,17 @@ class LocalRunner:
             return OfflineInput(self._kind, item.read, self._parameters)
         job_input, parameters = item.job["input"], item.job.get("parameters")
         encoded = self._parameters if parameters is None else orjson.dumps(parameters)
+        rows = item.job.get("rows")
+        if rows is not None and not (type(rows) is int and 1 <= rows <= (self._max_rows or 0)):
+            return OfflineInput(self._kind, partial(_refuse_rows, self._max_rows), encoded)
         if isinstance(job_input.get("tensors"), dict):
-            return OfflineInput("tensors", lambda: _pack_tensors(job_input["tensors"]), encoded)
+            return OfflineInput("tensors", lambda: _pack_tensors(job_input["tensors"]), encoded, rows or 0)
         return OfflineInput("image", lambda: _decode_image(job_input), encoded)
+
+
+def _refuse_rows(limit: int | None) -> bytes:
+    allowed = f"a whole number from 1 to {limit}" if limit else "left out: the task of this model takes no rows"
+    raise BadItem("invalid_request", f"rows must be {allowed}")
 
 
 def _decode_image(job_input: Mapping[str, Any]) -> bytes:

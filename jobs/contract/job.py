@@ -20,6 +20,7 @@ class Submission(NamedTuple):
 
     `webhook`: record of the webhook, empty if there is none (jobs/contract/webhook_request.py).
     `bulk`: custom_id of a bulk job's line, whose outcome goes to the bulk job's log; empty for a single job.
+    `rows`: number of rows of the input, by which the job counts against limits; 0 = one item without a row dimension.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Submission(NamedTuple):
     digest: str = ""
     webhook: str = ""
     bulk: str = ""
+    rows: int = 0
 
 
 class Accepted(NamedTuple):
@@ -50,7 +52,7 @@ class ClaimedJob(NamedTuple):
     """A job under lease, as a worker gets it. Times are the Redis server's. `retries`: retries so far.
 
     `input` None: it is large and has not been read yet (jobs/store/inputs.py), or it is lost. `tenant`: workers
-    preprocess inputs round robin between tenants.
+    preprocess inputs round robin between tenants. `rows`: as in Submission.
     """
 
     id: str
@@ -63,11 +65,17 @@ class ClaimedJob(NamedTuple):
     deadline_ms: int
     retries: int = 0
     tenant: str = ""
+    rows: int = 0
 
     @property
     def claim(self) -> tuple[str, int]:
         """Identity of this claim: a later claim of the job has another attempt."""
         return self.id, self.attempt
+
+
+def count_rows(jobs: Sequence[ClaimedJob]) -> int:
+    """Return the number of slots that jobs take in a worker: one for each row."""
+    return len(jobs) + sum([job.rows - 1 for job in jobs if job.rows])
 
 
 class ClaimResult(NamedTuple):
@@ -76,12 +84,16 @@ class ClaimResult(NamedTuple):
     jobs: list[ClaimedJob]
     more: bool = False  # the claim was cut short: another one finds more at once
     suspects: bool = False  # suspects wait for an isolated run
-    bulk: int = 0  # number of bulk jobs among them
+    bulk: int = 0  # rows of bulk jobs among them
     held: bool = False  # slots stayed free although bulk jobs wait, because of max_bulk
 
     @property
+    def rows(self) -> int:
+        return count_rows(self.jobs)
+
+    @property
     def interactive(self) -> int:
-        return len(self.jobs) - self.bulk
+        return self.rows - self.bulk
 
     def merged_with(self, other: "ClaimResult") -> "ClaimResult":
         """Combine the claims of two shards."""
@@ -99,11 +111,11 @@ class Handoff(NamedTuple):
 
     jobs: list[ClaimedJob]
     free_slots: int  # left; negative if the worker was full and takes one overflow job
-    bulk: int  # number of bulk jobs among them
+    bulk: int  # rows of bulk jobs among them
 
     @property
     def interactive(self) -> int:
-        return len(self.jobs) - self.bulk
+        return count_rows(self.jobs) - self.bulk
 
 
 class Outcome(NamedTuple):

@@ -12,7 +12,7 @@ from jobs.contract.json_reader import read_json, read_object, require_object
 
 log = logging.getLogger("jitney.jobs")
 
-JSON_FIELDS: Final = ("model", "input", "parameters", "lane", "deadline_ms", "metadata", "webhook")
+JSON_FIELDS: Final = ("model", "input", "parameters", "lane", "deadline_ms", "metadata", "webhook", "rows")
 MAX_METADATA: Final = 16
 MAX_METADATA_TEXT: Final = 512
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -21,7 +21,7 @@ _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 class JobRequest(NamedTuple):
     """A job request. Exactly one of image, tensors and raw is set; raw bytes may be an image.
 
-    `webhook` is unchecked; jobs/contract/webhook_request.py validates it.
+    `webhook` is unchecked; jobs/contract/webhook_request.py validates it. `rows`: the input has this many rows.
     """
 
     model: str = ""
@@ -33,6 +33,7 @@ class JobRequest(NamedTuple):
     deadline_ms: int | None = None
     metadata: Mapping[str, str] = _NONE
     webhook: Any = None
+    rows: int | None = None
 
 
 def read_json_fields(fields: Mapping[str, Any], model: str = "", lane: str = "interactive") -> JobRequest:
@@ -52,6 +53,7 @@ def read_json_fields(fields: Mapping[str, Any], model: str = "", lane: str = "in
             deadline_ms=fields.get("deadline_ms"),
             metadata=fields.get("metadata", {}),
             webhook=fields.get("webhook"),
+            rows=fields.get("rows"),
         )
     )
     if "image" in job_input:
@@ -72,6 +74,9 @@ def check_fields(job_request: JobRequest) -> JobRequest:
     deadline = job_request.deadline_ms
     if deadline is not None and (not isinstance(deadline, int) or isinstance(deadline, bool) or deadline < 1):
         raise Refused("invalid_request", "deadline_ms must be a whole number of milliseconds, at least 1")
+    rows = job_request.rows
+    if rows is not None and (not isinstance(rows, int) or isinstance(rows, bool) or rows < 1):
+        raise Refused("invalid_request", "rows must be a whole number, at least 1")
     metadata = job_request.metadata
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise Refused("invalid_request", 'field "metadata" must be an object of strings')
@@ -89,19 +94,27 @@ def _base64(text: Any) -> bytes:
 
 def read_text_fields(fields: Mapping[str, str]) -> JobRequest:
     """Read the fields of a request that is not JSON, as text. Raises Refused."""
-    deadline = fields.get("deadline_ms")
-    if deadline is not None and not (deadline.isascii() and deadline.isdigit() and len(deadline) < 12):
-        raise Refused("invalid_request", "deadline_ms must be a whole number of milliseconds")
+    deadline = _whole_number(fields, "deadline_ms", "a whole number of milliseconds")
     return check_fields(
         JobRequest(
             model=fields.get("model", ""),
             parameters=read_object(fields.get("parameters", "{}"), "parameters"),
             lane=fields.get("lane", "interactive"),
-            deadline_ms=None if deadline is None else int(deadline),
+            deadline_ms=deadline,
             metadata=read_object(fields.get("metadata", "{}"), "metadata"),
             webhook=_webhook(fields.get("webhook")),
+            rows=_whole_number(fields, "rows", "a whole number, at least 1"),
         )
     )
+
+
+def _whole_number(fields: Mapping[str, str], name: str, what: str) -> int | None:
+    text = fields.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 12):
+        raise Refused("invalid_request", f"{name} must be {what}")
+    return int(text)
 
 
 def _webhook(text: str | None) -> Any:

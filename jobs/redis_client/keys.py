@@ -18,7 +18,7 @@ accepted, or one more than the last. A job that is not final is called open.
 | `:queue:<model>:<version>:suspect:<group>` | sorted set | while not empty | jobs of one suspect group |
 | `:tenant_rotation:<model>:<version>:suspect` | list | while not empty | suspect groups with a queue |
 | `:isolation:<model>:<version>` | string | a day | ids of the isolated run; `-`: cooldown after it |
-| `:fair_share` | hash | permanent, a field per model version | scheduler positions |
+| `:fair_share` | hash | permanent, a field per model version | scheduler positions, debts of tenants |
 | `:timers` | sorted set | while not empty | ids of open jobs, score: deadline, or end of the lease if earlier |
 | `:free_slots:<model>:<version>` | sorted set | 60 s after the last claim | `<worker> <lease_ms>`, score: free slots |
 | `:retries` | sorted set | while not empty | ids of queued jobs that wait for a retry, score: when it is due |
@@ -29,8 +29,8 @@ accepted, or one more than the last. A job that is not final is called open.
 | `:dead_letter_counts` | sorted set | as `:dead_letters` | tenants, score: number of their dead letters |
 | `:dead_letter_sizes` | sorted set | as `:dead_letters` | tenants, score: bytes of their dead letters |
 | `:dead_letter_bytes` | string | permanent | bytes of all dead letters |
-| `:open_totals` | hash | permanent, 3 fields per model | open jobs and bytes, jobs submitted |
-| `:open_totals`, fields `@<tenant>:…` | | while it has a limit and jobs | open jobs and bytes, running jobs |
+| `:open_totals` | hash | permanent, 3 fields per model | rows and bytes of open jobs, jobs submitted |
+| `:open_totals`, fields `@<tenant>:…` | | while it has a limit and jobs | rows and bytes of open jobs, running rows |
 | `:open_totals`, `outputs`, `@<tenant>:outputs` | | while there are any | bytes of kept outputs that are counted |
 | `:counts` | hash | permanent, a few fields per model version | event counters (`jobs/metrics/event_counters.py`) |
 | `:tenant_jobs:<tenant>` | sorted set | a week after the last submit | newest ids, score: sequence number |

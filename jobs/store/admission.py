@@ -35,7 +35,10 @@ def admit(
 ) -> Submission:
     """Return the submission for a job request. Raises Refused. The caller has checked the key."""
     card = catalog.find(request.model)
-    kind, body = _choose_input(request, card)
+    rows = request.rows or 0
+    if rows:
+        _check_rows(rows, card)
+    kind, body = _choose_input(request, card, rows)
     deadline_ms = request.deadline_ms or _deadline_ms(card, max_deadline_ms)
     if deadline_ms > max_deadline_ms:
         message = f"deadline_ms may be at most {max_deadline_ms}"
@@ -47,6 +50,7 @@ def admit(
         parts = [request.model.encode(), kind.encode(), body, parameters, metadata, request.lane.encode()]
         parts += [webhook.encode()] if webhook else []
         parts += [b"deadline_ms %d" % request.deadline_ms] if request.deadline_ms is not None else []
+        parts += [b"rows %d" % rows] if rows else []
         digest = sha256(b"\0".join(sha256(part).digest() for part in parts)).hexdigest()[:DIGEST_CHARS]
     return Submission(
         id=new_job_id(choose_shard(shards, tenant, idempotency_key)),
@@ -62,6 +66,7 @@ def admit(
         idempotency_key=idempotency_key,
         digest=digest,
         webhook=webhook,
+        rows=rows,
     )
 
 
@@ -79,8 +84,10 @@ def admit_replay(
     if dead_letter.kind not in card["kinds"]:
         message = f"model {card['name']} no longer accepts {dead_letter.kind!r}"
         raise Refused("invalid_input", message, allowed=list(card["kinds"]))
+    if dead_letter.rows:
+        _check_rows(dead_letter.rows, card)
     if dead_letter.kind == "raw":
-        _check_raw(body, card)
+        _check_raw(body, card, dead_letter.rows)
     # The id is derived, so that concurrent replays, or a repeat after a lost response, make one job.
     replay_id = sha256(f"{job.id} {dead_letter.replayed_as}".encode()).hexdigest()[:32]
     return Submission(
@@ -97,6 +104,7 @@ def admit_replay(
         idempotency_key=idempotency_key,
         digest=sha256(f"replay {job.id}".encode()).hexdigest()[:DIGEST_CHARS] if idempotency_key else "",
         webhook=dead_letter.webhook,
+        rows=dead_letter.rows,
     )
 
 
@@ -124,15 +132,26 @@ def _dump_json(name: str, value: Mapping[str, Any]) -> bytes:
     return text
 
 
-def _choose_input(request: JobRequest, card: ModelCard) -> tuple[Kind, bytes]:
+def _check_rows(rows: int, card: ModelCard) -> None:
+    """Raise Refused unless the model takes inputs of so many rows."""
+    limit = card.get("max_rows")
+    if limit is None:
+        message = f"model {card['name']} has the task {card.get('task')}, which takes no rows: send one job per item"
+        raise Refused("invalid_request", f"{message}, or use a model of an allowed task", allowed=["tensor"])
+    if rows > limit:
+        message = f"a job for model {card['name']} may have at most {limit} rows, and this one has {rows}"
+        raise Refused("invalid_request", f"{message}: send several jobs", limit=limit)
+
+
+def _choose_input(request: JobRequest, card: ModelCard, rows: int) -> tuple[Kind, bytes]:
     kinds = card["kinds"]
     if request.raw is not None and "raw" in kinds:
-        return "raw", _check_raw(request.raw, card)
+        return "raw", _check_raw(request.raw, card, rows)
     image = request.image if request.image is not None else request.raw
     if image is not None and "image" in kinds:
         return "image", _check_image(image)
     if request.tensors is not None and "tensors" in kinds:
-        return "tensors", tensors.pack_tensors(_read_tensors(request.tensors, card))
+        return "tensors", tensors.pack_tensors(_read_tensors(request.tensors, card, rows))
     sent = "an image" if image is not None else "tensors"
     raise Refused("invalid_input", f"model {card['name']} does not accept {sent}", allowed=list(kinds))
 
@@ -146,33 +165,35 @@ def _check_image(data: bytes) -> bytes:
     return data
 
 
-def _check_raw(data: bytes, card: ModelCard) -> bytes:
+def _check_raw(data: bytes, card: ModelCard, rows: int) -> bytes:
     expected = card["raw_bytes"]
     if expected is None:
         message = f"model {card['name']} has no single input of fixed shape: send JSON tensors"
         raise Refused("invalid_input", message, inputs=card["inputs"])
-    if len(data) != expected:
-        message = f"model {card['name']} takes {expected} bytes, not {len(data)}"
+    if len(data) != expected * (rows or 1):
+        of_rows = f" for each of {rows} rows" if rows else ""
+        message = f"model {card['name']} takes {expected} bytes{of_rows}, not {len(data)}"
         raise Refused("invalid_input", message, inputs=card["inputs"])
     tensors.check_tensor_bytes(card["inputs"][0]["name"], card["inputs"][0]["datatype"], data)
     return data
 
 
-def _read_tensors(values: Mapping[str, Any], card: ModelCard) -> dict[str, Tensor]:
+def _read_tensors(values: Mapping[str, Any], card: ModelCard, rows: int) -> dict[str, Tensor]:
     specs = {spec["name"]: spec for spec in card["inputs"]}
     if set(values) != set(specs):
         names = ", ".join(describe_value(name) for name in sorted(values)[:20])
         message = f"model {card['name']} takes the tensors {sorted(specs)}, not {names}"
         raise Refused("invalid_input", message, inputs=card["inputs"])
-    return {name: _read_tensor(name, values[name], spec) for name, spec in specs.items()}
+    return {name: _read_tensor(name, values[name], spec, rows) for name, spec in specs.items()}
 
 
-def _read_tensor(name: str, value: Any, spec: Mapping[str, Any]) -> Tensor:
+def _read_tensor(name: str, value: Any, spec: Mapping[str, Any], rows: int) -> Tensor:
     datatype, shape = tensors.read_tensor_header(name, value)
     if datatype != spec["datatype"]:
         raise Refused("invalid_input", f"tensor {name!r} has datatype {spec['datatype']}, not {datatype!r}")
-    expected = spec["shape"]
+    expected = [rows, *spec["shape"]] if rows else spec["shape"]
     if len(shape) != len(expected) or any(e not in (-1, size) for e, size in zip(expected, shape, strict=True)):
-        message = f"tensor {name!r} has shape {expected} (-1 = any size, no batch dimension), not {list(shape[:20])}"
+        first = "the rows first" if rows else "no batch dimension"
+        message = f"tensor {name!r} has shape {expected} (-1 = any size, {first}), not {list(shape[:20])}"
         raise Refused("invalid_input", message)
     return tensors.read_tensor_values(name, datatype, shape, value)

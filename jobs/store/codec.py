@@ -63,10 +63,11 @@ def read_facts(facts: bytes | None) -> Mapping[str, bytes]:
         raise ValueError(repr(error)) from error
 
 
-def read_input_kind(values: Sequence[bytes | None]) -> tuple[str, bytes]:
-    """Return the kind of a job's input and its parameters, from the values of LISTED_FIELDS. Raises ValueError."""
+def read_input_facts(values: Sequence[bytes | None]) -> tuple[str, bytes, int]:
+    """Return kind, parameters and rows of a job's input, from the values of LISTED_FIELDS. Raises ValueError."""
     _, head, facts, *_ = values
-    return read_head(head or b"").kind, read_facts(facts).get("parameters", _NO_JSON)
+    found = read_facts(facts)
+    return read_head(head or b"").kind, found.get("parameters", _NO_JSON), int(found.get("rows", 0))
 
 
 class SubmissionEncoder:
@@ -90,7 +91,7 @@ class SubmissionEncoder:
         return self._pack((*head, facts, job.idempotency_key, job.digest, job.webhook, quota)), body
 
     def _facts(self, job: Submission, quota: str, is_logged: bool) -> bytes:
-        is_plain = job.parameters == _NO_JSON == job.metadata and not (job.bulk or quota or is_logged)
+        is_plain = job.parameters == _NO_JSON == job.metadata and not (job.rows or job.bulk or quota or is_logged)
         if is_plain:
             return b""
         facts: dict[str, bytes | str] = {}
@@ -98,6 +99,8 @@ class SubmissionEncoder:
             facts["parameters"] = job.parameters
         if job.metadata != _NO_JSON:
             facts["metadata"] = job.metadata
+        if job.rows:
+            facts["rows"] = str(job.rows)
         if job.bulk:
             facts["bulk"] = job.bulk
         limits = quota.split(" ") if quota else []
@@ -125,19 +128,20 @@ def read_claimed_job(fields: Sequence[Any]) -> ClaimedJob:
     """Decode one job of the reply of `claim.lua`. Raises ValueError."""
     job_id, attempt, words, body, claimed, *more = fields
     _, _, deadline, created, kind, _, _, _, tenant = words.decode().split(" ")
-    parameters = _read_parameters(more[0]) if more else _NO_JSON
+    parameters, rows = _read_parameters(more[0]) if more else (_NO_JSON, 0)
     times = (int(created), int(claimed), int(deadline))
     retries = int(more[1]) if len(more) > 1 else 0
     body = body if body is not False else None  # MessagePack has false where a reply has nil
-    return ClaimedJob(job_id.decode(), int(attempt), kind, body, parameters, *times, retries, tenant)
+    return ClaimedJob(job_id.decode(), int(attempt), kind, body, parameters, *times, retries, tenant, rows)
 
 
-def _read_parameters(facts: bytes) -> bytes:
-    """Return a claimed job's parameters; facts that cannot be read take their place, and fail the job as such."""
+def _read_parameters(facts: bytes) -> tuple[bytes, int]:
+    """Return a claimed job's parameters and rows; facts that cannot be read are its parameters, and fail the job so."""
     try:
-        return read_facts(facts).get("parameters", _NO_JSON)
+        found = read_facts(facts)
+        return found.get("parameters", _NO_JSON), int(found.get("rows", 0))
     except ValueError:
-        return facts
+        return facts, 0
 
 
 def read_claim(answer: Sequence[Any]) -> ClaimResult:
@@ -266,8 +270,8 @@ def _parse_us(text: str) -> int:
 
 
 def error_body(error: JitneyError) -> bytes:
-    """Encode an error as a job stores it: `{code, message, status}`, and `limit` if the error has one."""
-    limit = {"limit": error.details["limit"]} if "limit" in error.details else {}
+    """Encode an error as a job stores it: `{code, message, status}`, `limit` and `row` if the error has them."""
+    details = {name: error.details[name] for name in ("limit", "row") if name in error.details}
     return orjson.dumps(
-        {"code": error.code, "message": error.message[:MAX_MESSAGE_CHARS], "status": error.status, **limit}
+        {"code": error.code, "message": error.message[:MAX_MESSAGE_CHARS], "status": error.status, **details}
     )

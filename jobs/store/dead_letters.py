@@ -43,6 +43,7 @@ class DeadLetter:
     job: Job
     kind: str
     parameters: bytes
+    rows: int  # of the input; 0 = it has no row dimension
     input_bytes: int
     kills: int
     losses: int
@@ -162,12 +163,12 @@ def _build_letter(job_id: str, values: Sequence[bytes | None], size: int) -> Dea
     if job is None or job.state != State.FAILED or not size:
         return None
     try:
-        kind, parameters = codec.read_input_kind(values)
+        kind, parameters, rows = codec.read_input_facts(values)
         kills, losses, retries = (int(number or 0) for number in numbers)
         as_job = replayed.decode() if replayed else None
         code = str(orjson.loads(job.error or b"")["code"])
         record = (webhook or b"").decode()
-        return DeadLetter(job, kind, parameters, size, kills, losses, retries, as_job, code, record)
+        return DeadLetter(job, kind, parameters, rows, size, kills, losses, retries, as_job, code, record)
     except (ValueError, TypeError, KeyError):
         log.warning("cannot read the record of dead letter %s", job_id)
         return None

@@ -277,7 +277,9 @@ class JobStore:
         return dict(zip((*LANES, "suspect"), sums, strict=True))
 
     def _refuse_oversized(self, job: Submission) -> Refused | None:
-        """Refuse a job whose input alone is above a limit on the sum, so that no wait helps; None if it is not."""
+        """Refuse a job that alone is above a limit on the sum, so that no wait helps; None if it is not."""
+        if job.rows > 1 and (refusal := self._refuse_rows(job)):
+            return refusal
         limits = [(self._caps[job.lane][1], f"the inputs of model {job.model} in lane {job.lane}")]
         if self.tenants.limits(job.tenant).bytes:
             most_of_tenant = int(self.tenants.quota(job.tenant).split()[1])  # on one shard, as submit.lua counts
@@ -287,6 +289,16 @@ class JobStore:
             return None
         message = f"the input has {len(job.input)} bytes, and {what} may have at most {most}: send a smaller input"
         return Refused("body_too_large", message, limit_bytes=most)
+
+    def _refuse_rows(self, job: Submission) -> Refused | None:
+        """Refuse a job that has more rows than may ever be open."""
+        most, quota = self._caps[job.lane][0], self.tenants.quota(job.tenant).split()
+        if len(quota) > 1:  # of its tenant, on one shard
+            most = min(most, int(quota[0]))
+        if job.rows <= most:
+            return None
+        message = f"the job has {job.rows} rows, and at most {most} may be open: send several jobs"
+        return Refused("invalid_request", message, limit=most)
 
     def _full(self, job: Submission, jobs: int, size: int) -> JitneyError:
         s = self.settings
@@ -313,16 +325,17 @@ class JobStore:
     async def claim(
         self, model: str, version: str, worker: str, want: int, *, isolated: bool = False, max_bulk: int | None = None
     ) -> ClaimResult:
-        """Lease up to `want` queued jobs; submit hands jobs over to the slots that stay free.
+        """Lease queued jobs up to `want` rows; submit hands jobs over to the slots that stay free.
 
-        `max_bulk`: most bulk jobs to claim; bulk does not use the free slots either. `isolated`: claim one suspect
-        group for an isolated run and nothing else; nothing while another worker runs a group of this model.
+        The last job may have more rows than are left of `want`. `max_bulk`: most rows of bulk jobs to claim; bulk does
+        not use the free slots either. `isolated`: claim one suspect group for an isolated run and nothing else; nothing
+        while another worker runs a group of this model.
         """
         claim = ClaimResult([])
         for _ in self.roots:
             root = self.roots[self._next_shard]
             self._next_shard = (self._next_shard + 1) % len(self.roots)
-            args = (model, version, worker, self._lease_ms, want - len(claim.jobs), self.settings.bulk_share)
+            args = (model, version, worker, self._lease_ms, want - claim.rows, self.settings.bulk_share)
             most = "" if max_bulk is None else max_bulk - claim.bulk
             more: tuple[Arg, ...] = (
                 RECORD_VERSION,
@@ -333,7 +346,7 @@ class JobStore:
                 most,
             )
             claim = claim.merged_with(codec.read_claim(await self.run("job/claim", root, *args, *more)))
-            if len(claim.jobs) >= want or claim.more or (isolated and claim.jobs):
+            if claim.rows >= want or claim.more or (isolated and claim.jobs):
                 break
         return claim._replace(jobs=await self.read_inputs(claim.jobs))
 

@@ -39,7 +39,7 @@ class StoreSettings(Settings):
     )
     job_list_limit: int = Field(10_000, ge=1, description="most jobs of a tenant that can be listed, the newest")
     max_jobs: int = Field(
-        1_000_000, ge=1, description="open (queued or running) jobs per model; bulk may use nine tenths"
+        1_000_000, ge=1, description="open (queued or running) jobs per model, by their rows; bulk may use nine tenths"
     )
     max_input_bytes: int = Field(2 << 30, ge=1, description="bytes of their inputs; bulk may use nine tenths")
     lease_s: float = Field(20, gt=0, description="how long a claimed job stays with a worker that does not renew it")

@@ -146,6 +146,7 @@ class ModelSpec(_Section):
     max_output_bytes: int = Field(
         64 << 20, ge=1024, le=1 << 30, description="bytes of an answer's JSON, from 1024 to 1073741824 (1 GiB)"
     )
+    max_rows: int = Field(64, ge=1, le=4096, description="most rows of one job, a whole number from 1 to 4096")
     batch_axis: Axis = Field(None, description=AXIS_ALLOWED)
     inputs: dict[str, InputSpec] = Field({}, description="tables such as [inputs.NAME] with batch_axis or value")
     outputs: Annotated[dict[str, OutputSpec], BeforeValidator(read_outputs)] = Field(

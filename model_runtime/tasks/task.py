@@ -28,6 +28,8 @@ class Task(ABC):
                    "raw" (the bytes of a single tensor)
     `offload`      True: `preprocess` uses enough CPU time to run in a thread; False: it only maps bytes. Custom tasks
                    always run in threads
+    `takes_rows`   True: an input may have several rows, which `preprocess_rows` splits, and `postprocess` accepts the
+                   outputs of several rows, stacked along a new first dimension
     `returns_arrays`  True: `postprocess` passes the model's arrays on, so that its output is as large as they are
     `label_count`  the number of labels; None if it does not apply
     `row_shapes`   the shapes that `preprocess` makes, by input name, where all items have the same: the model is
@@ -37,6 +39,7 @@ class Task(ABC):
 
     kinds: frozenset[str] = frozenset()
     offload: ClassVar[bool] = True
+    takes_rows: ClassVar[bool] = False
     returns_arrays: ClassVar[bool] = False
     label_count: int | None = None
     row_shapes: Mapping[str, tuple[int, ...]] = {}
@@ -60,6 +63,10 @@ class Task(ABC):
 
         Raise Refused for invalid input, RetryableError for a transient failure.
         """
+
+    def preprocess_rows(self, kind: str, data: bytes, parameters: dict[str, Any], rows: int) -> list[dict[str, Array]]:
+        """Return the arrays of each row of an input, as `preprocess` returns those of an item. Raises Refused."""
+        raise NotImplementedError  # only for tasks that take rows
 
     @abstractmethod
     def postprocess(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class TensorTask(Task):
 
     kinds = frozenset({"tensors"})
     offload = False
+    takes_rows = True
     returns_arrays = True
 
     def __init__(
@@ -64,6 +65,22 @@ class TensorTask(Task):
         if frame.keys() != self._by_name.keys():
             raise Refused("invalid_input", f"expected the tensors {sorted(self._by_name)}, got {sorted(frame)}")
         return {name: _view(tensor_spec, frame[name]) for name, tensor_spec in self._by_name.items()}
+
+    def preprocess_rows(self, kind: str, data: bytes, parameters: dict[str, Any], rows: int) -> list[dict[str, Array]]:
+        """Return the views of each row of `data`, whose tensors have the rows as their first dimension."""
+        if parameters:
+            read_encoding(parameters, _ENCODINGS)
+        if kind == "raw":
+            spec = self.inputs[0]
+            frame = {spec.name: tensors.Tensor(spec.datatype, (rows, *spec.shape), data)}
+        else:
+            frame = tensors.unpack_tensors(data)
+        if frame.keys() != self._by_name.keys():
+            raise Refused("invalid_input", f"expected the tensors {sorted(self._by_name)}, got {sorted(frame)}")
+        arrays = {
+            name: _view(spec._replace(shape=(rows, *spec.shape)), frame[name]) for name, spec in self._by_name.items()
+        }
+        return [{name: array[row, ...] for name, array in arrays.items()} for row in range(rows)]
 
     def postprocess(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return the tensors, their values as flat arrays that `encode_output` writes."""

@@ -161,10 +161,10 @@ def _wrong_loads(client: Any, found: list[str], jobs: dict[str, dict[str, str]])
             load = f"jitney:{{s{job_id[:2]}}}:open_totals:{job['model']}"
             of_tenant = load.replace(job["model"], f"@{job['tenant']}")
             for whose in (load, of_tenant) if "quota" in job else (load,):
-                there[f"{whose}:jobs"] += 1
+                there[f"{whose}:jobs"] += int(job.get("rows", 1))
                 there[f"{whose}:bytes"] += int(job["input_bytes"])
             if "running_mark" in job:
-                there[f"{of_tenant}:running"] += 1
+                there[f"{of_tenant}:running"] += int(job.get("rows", 1))
     return [
         f"{name}: counted {counted.get(name)}, there are {there.get(name)}"
         for name in {*counted, *there}

@@ -43,11 +43,11 @@ class InFlightJournal:
             _HEAD.pack_into(self._map, 0, worker_id.encode(), self._slot_bytes)
 
     def record(self, claims: Iterable[Claim]) -> None:
-        """Record the claims that this thread executes now, in place of earlier ones."""
+        """Record the claims that this thread executes now, in place of earlier ones; each once, whatever its rows."""
         if self._map is None:
             return
         offset = self._slot()
-        text = " ".join(f"{job_id} {attempt}" for job_id, attempt in claims).encode()
+        text = " ".join(f"{job_id} {attempt}" for job_id, attempt in dict.fromkeys(claims)).encode()
         # The length is cleared first and written last, so that a death in between leaves an empty slot, not a torn one.
         _LENGTH.pack_into(self._map, offset, 0)
         self._map[offset + _LENGTH.size : offset + _LENGTH.size + len(text)] = text

@@ -4,11 +4,13 @@ Also postprocesses outputs: small ones of built-in tasks at once, others later a
 """
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
-from batching.collation import Arrays, check_row_count, split_outputs, stack_items
+from batching.collation import Arrays, CollationError, check_row_count, split_outputs, stack_items
 from batching.memory_limits import MemoryLimits
+from jobs.contract.errors import Refused
 from jobs.contract.lifecycle import State
 from model_runtime.engine.onnx_engine import Fault, RunFailed, Stop, classify_error
 from model_runtime.model import Model
@@ -33,13 +35,17 @@ class RunOutput(NamedTuple):
 
 
 class RunContext(NamedTuple):
-    """The model of a run, and the state shared by the model's runs. Outputs are cut into chunks of `chunk_bytes`."""
+    """The model of a run, and the state shared by the model's runs. Outputs are cut into chunks of `chunk_bytes`.
+
+    `observe` gets the sizes and the times of batches (jobs/metrics/histograms.py).
+    """
 
     model: Model
     ceilings: MemoryLimits
     journal: InFlightJournal
     inline_policy: InlineRunPolicy
     chunk_bytes: int = 1 << 20
+    observe: Callable[[str, Sequence[float]], None] | None = None
 
     @property
     def name(self) -> str:
@@ -55,12 +61,14 @@ class BatchRun:
     ) -> None:
         self.items, self.stop = items, stop
         self.cpu_s = 0.0  # of the thread that ran it
+        self.batches: list[tuple[int, float]] = []  # size and time in ms of each that succeeded
         self._group, self._context = group, run_context
         self._model, self._ceilings, self._journal = run_context[:3]
 
     def __call__(self) -> list[CompletedItem | RunOutput]:
         """Run the batch, blocking; returns one entry per item: a RunOutput if it must be postprocessed in a thread.
 
+        Jobs of several rows have one entry, with their last row, or one for each row that failed.
         If it raises DeviceLost, the items stay in the in-flight journal.
         """
         began = time.thread_time()
@@ -96,6 +104,7 @@ class BatchRun:
             return self._classify(items, error)
         infer_ms = (time.monotonic() - started) * 1000
         started_ms, size = started * 1000, len(items)
+        self.batches.append((size, infer_ms))
         waits_ms = [max(0.0, started_ms - item.claimed_at * 1000 - item.decode_ms) for item in items]
         if bodies := self._encode_together(items, rows, padded_size):
             return [
@@ -108,12 +117,32 @@ class BatchRun:
         ]
         if self._model.has_custom_task:
             return [*ran]
-        has_large = self._model.has_large_output
-        return [each if has_large(each.outputs) else postprocess_output(self._context, each) for each in ran]
+        has_large, ends = self._model.has_large_output, [self._join(each, started_ms) for each in ran]
+        return [
+            end if isinstance(end, CompletedItem) or has_large(end.outputs) else postprocess_output(self._context, end)
+            for end in ends
+            if end is not None
+        ]
+
+    def _join(self, ran: RunOutput, started_ms: float) -> CompletedItem | RunOutput | None:
+        """Return the outputs of an item, or of all rows of its job; None while rows are missing."""
+        item, joiner = ran.item, ran.item.joiner
+        if joiner is None:
+            return ran
+        try:
+            since_ms = started_ms - item.claimed_at * 1000
+            if not joiner.add(item.row or 0, ran.outputs, since_ms, ran.infer_ms, ran.batch_size):
+                return None
+        except CollationError as error:
+            return outcomes.outcome_of_error(self._model, item, error, "run")
+        except Refused as error:
+            return outcomes.outcome_of_error(self._model, replace(item, row=None), error, "postprocess")
+        whole = replace(item, row=None, decode_ms=joiner.decode_ms)
+        return RunOutput(whole, joiner.outputs, joiner.batch_ms, joiner.infer_ms, joiner.batch_size)
 
     def _encode_together(self, items: Sequence[WorkItem], rows: Arrays, padded_size: int) -> list[bytes] | None:
         """Return the encoded outputs of all items; None if they must be postprocessed one by one."""
-        if self._model.has_custom_task or any(item.parameters for item in items):
+        if self._model.has_custom_task or any(item.parameters or item.joiner for item in items):
             return None
         if padded_size > len(items):
             rows = {name: array[: len(items)] for name, array in rows.items()}

@@ -20,7 +20,7 @@ from worker.execution.device import Device
 from worker.execution.isolation_gate import IsolationGate
 from worker.execution.long_run_separation import LongRunSeparation
 from worker.execution.pending_items import CompletedItem, PendingItems, WorkItem
-from worker.execution.preprocess import ITEMS_PER_DECODE, preprocess_items
+from worker.execution.preprocess import ITEMS_PER_DECODE, preprocess_items, split_rows
 from worker.execution.result_writer import ResultWriter
 from worker.fair_thread_pool import FairThreadPool, Work
 
@@ -113,7 +113,7 @@ class ClaimLoop:
                 await asyncio.sleep(OUTAGE_PAUSE_S)
             elif claim.suspects and await self._run_suspects():
                 continue
-            elif len(claim.jobs) < requested and not claim.more and not self._closing:
+            elif claim.rows < requested and not claim.more and not self._closing:
                 await self._pause(CLAIM_INTERVAL_S if claim.held else self._idle_poll_s)
 
     async def _leave_to_others(self) -> None:
@@ -128,7 +128,7 @@ class ClaimLoop:
             await self._woken.wait()
 
     async def _claim(self, *, isolated: bool = False) -> tuple[ClaimResult | None, int]:
-        """Claim jobs; returns the claim (None while Redis is away) and the number of jobs requested."""
+        """Claim jobs; returns the claim (None while Redis is away) and the number of rows requested."""
         self._woken.clear()
         requested = self._pending.room
         claim_started_at = time.monotonic()
@@ -186,6 +186,8 @@ class ClaimLoop:
     def _add_items(self, claimed: list[ClaimedJob], claim_started_at: float) -> None:
         now = time.monotonic()
         items = [WorkItem(job, {}, now, now + job.deadline_ms / 1000 - job.claimed_us / 1e6) for job in claimed]
+        if any(job.rows for job in claimed):
+            items = [*split_rows(self._model, items)]
         self._pending.add(*items)
         if not self._model.offload:
             self._settle_items(items, preprocess_items(self._model, self._journal, items), claim_started_at)

@@ -115,9 +115,11 @@ class Device:
         finally:
             self._end(turn, seconds, item_count)
         inline_policy.record_run(seconds, item_count, None if turn.on_gpu else run.cpu_s)
-        last_end = completed[-1]
-        if infer_ms := last_end.infer_ms if isinstance(last_end, RunOutput) else last_end.outcome.infer_ms:
-            inline_policy.record_inference(infer_ms / 1000)
+        if run.batches:
+            inline_policy.record_inference(run.batches[-1][1] / 1000)
+            if observe := run_context.observe:
+                observe("size", [size for size, _ in run.batches])
+                observe("infer", [infer_ms for _, infer_ms in run.batches])
         log.debug("%s: %d (%s), %.1f ms", turn.name, item_count, batch.reason, seconds * 1000)
         return completed
 

@@ -58,7 +58,12 @@ class ModelRunner:
         self.device = resources.device
         inline_policy = InlineRunPolicy(model.inputs, runs_custom_code=model.runs_custom_code)
         self.run_context = RunContext(
-            model, self.pending.ceilings, resources.journal, inline_policy, resources.store.settings.output_chunk_bytes
+            model,
+            self.pending.ceilings,
+            resources.journal,
+            inline_policy,
+            resources.store.settings.output_chunk_bytes,
+            self.histogram_buffer.observe,
         )
         self.result_writer = ResultWriter(
             resources.store,

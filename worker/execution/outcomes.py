@@ -21,6 +21,8 @@ log = logging.getLogger("jitney.worker")
 def fail_item(item: WorkItem, error: JitneyError, batch_size: int = 0) -> CompletedItem:
     """Fail the item's job with this error."""
     dead = error.code in DEAD_LETTER_CODES
+    if item.row is not None:
+        error.details["row"] = item.row
     return CompletedItem(item, item.outcome(State.FAILED, codec.error_body(error), batch_size=batch_size, dead=dead))
 
 

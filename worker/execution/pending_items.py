@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import attrgetter
@@ -14,11 +14,15 @@ from batching.memory_limits import MemoryLimits
 from jobs.contract.job import ClaimedJob, Outcome
 from jobs.contract.lifecycle import State
 from jobs.redis_client.event_wait import wait_for_event
+from worker.execution.row_joiner import RowJoiner
 
 
 @dataclass(slots=True, eq=False, repr=False)  # inputs are the caller's data: keep them out of logs
 class WorkItem:
-    """A claimed job. Times on the monotonic clock, in seconds."""
+    """A claimed job, or one row of a job of several rows, which has a joiner. Times on the monotonic clock, in seconds.
+
+    `row`: its index from 0; None for all rows together, or without rows.
+    """
 
     job: ClaimedJob
     parameters: dict[str, Any]
@@ -27,6 +31,17 @@ class WorkItem:
     decode_ms: float = 0.0
     arrays: Arrays = field(default_factory=dict)
     group: Hashable = None
+    row: int | None = None
+    joiner: RowJoiner | None = None
+
+    @property
+    def key(self) -> str:
+        """Return the name of this item in its worker: the job's id, and the row unless it is the first."""
+        return f"{self.job.id} {self.row}" if self.row else self.job.id
+
+    def end(self) -> bool:
+        """Record that the item has an outcome; returns False if its job already had one, through another row."""
+        return self.joiner is None or self.joiner.end()
 
     def outcome(
         self,
@@ -47,6 +62,13 @@ class WorkItem:
 _GROUP: Final = attrgetter("group")
 
 
+def keys_of(job: ClaimedJob) -> Iterator[str]:
+    """Yield the keys of a job's items."""
+    yield job.id
+    for row in range(1, job.rows):
+        yield f"{job.id} {row}"
+
+
 class CompletedItem(NamedTuple):
     """An item and its outcome."""
 
@@ -55,14 +77,17 @@ class CompletedItem(NamedTuple):
 
 
 class PendingItems:
-    """Items that are being preprocessed, ready, or running. Holds one batch, or `ahead` items if that is more."""
+    """Items that are being preprocessed, ready, or running. Holds one batch, or `ahead` items if that is more.
+
+    A claim or a handoff may bring a job with more rows than there were free slots.
+    """
 
     def __init__(self, limits: BatchLimits, ceilings: MemoryLimits | None = None, ahead: int = 1) -> None:
         self.ceilings = ceilings or MemoryLimits(limits.max_items)
         self._batcher: Batcher[WorkItem] = Batcher(limits, lambda group: self.ceilings.of(group, time.monotonic()))
         self.max_pending = max(limits.max_items, ahead)
-        self._ahead: dict[str, WorkItem] = {}  # claimed, not in a batch
-        # By claim, not by job: after a lost lease this worker may claim the same job again.
+        self._ahead: dict[str, WorkItem] = {}  # claimed, not in a batch; by key
+        # By key and attempt: after a lost lease this worker may claim the same job again.
         self._running_items: dict[tuple[str, int], WorkItem] = {}  # in a batch, outcome not written yet
         self._item_ready, self._item_left = asyncio.Event(), asyncio.Event()
         self._closed = False
@@ -78,21 +103,30 @@ class PendingItems:
 
     def held(self) -> list[ClaimedJob]:
         """Return every job leased by this worker."""
-        return [item.job for item in (*self._ahead.values(), *self._running_items.values())]
+        return [item.job for item in (*self._ahead.values(), *self._running_items.values()) if not item.row]
 
     def is_running(self, item: WorkItem) -> bool:
         """Return whether the result of an item in a batch is still needed."""
-        return item.job.claim in self._running_items
+        return (item.key, item.job.attempt) in self._running_items
 
     def overdue(self, now: float) -> list[WorkItem]:
         """Return the waiting items whose deadline has passed; their jobs end without a run."""
         expired = [item for item in self._ahead.values() if item.expires_at <= now]
-        for item in expired:
-            self._running_items[item.job.claim] = self._ahead.pop(item.job.id)  # until their outcome is written
-        if expired:
-            self._batcher.remove(expired)
-            self._item_left.set()
+        self._withdraw(expired)
         return expired
+
+    def withdraw(self, job: ClaimedJob) -> None:
+        """Keep the waiting rows of a job out of the next batches: the job has an outcome, which is to be written."""
+        waiting = [item for key in keys_of(job) if (item := self._ahead.get(key))]
+        self._withdraw([item for item in waiting if item.job.attempt == job.attempt])
+
+    def _withdraw(self, items: Sequence[WorkItem]) -> None:
+        for item in items:  # they are held until their outcome is written
+            key = item.key
+            self._running_items[key, item.job.attempt] = self._ahead.pop(key)
+        if items:
+            self._batcher.remove(items)
+            self._item_left.set()
 
     def cancel(self, job_id: str) -> None:
         """Discard a job that was canceled or has expired."""
@@ -102,28 +136,30 @@ class PendingItems:
         """Add items that are not preprocessed yet."""
         ahead = self._ahead
         for item in items:
-            job_id = item.job.id
-            if old := ahead.get(job_id):
+            key = item.key
+            if old := ahead.get(key):
                 self.discard([old.job])
-            ahead[job_id] = item
+            ahead[key] = item
 
     def mark_ready(self, *items: WorkItem) -> None:
         """Make preprocessed items available for the next batch; discarded items are ignored."""
         ahead, now = self._ahead, time.monotonic()
-        for group, alike in groupby([item for item in items if ahead.get(item.job.id) is item], _GROUP):
+        for group, alike in groupby([item for item in items if ahead.get(item.key) is item], _GROUP):
             self._batcher.extend(alike, now, group)
             self._item_ready.set()
 
     def discard(self, jobs: Sequence[ClaimedJob]) -> None:
         """Remove claims whose outcome is written or whose lease is lost."""
         ahead, running = self._ahead, self._running_items
-        waiting = [item for job in jobs if (item := ahead.get(job.id)) and item.job.attempt == job.attempt]
-        for item in waiting:
-            del ahead[item.job.id]
+        waiting: list[WorkItem] = []
+        for job in jobs:
+            for key in keys_of(job) if job.rows else (job.id,):
+                if (item := ahead.get(key)) and item.job.attempt == job.attempt:
+                    waiting.append(item)
+                    del ahead[key]
+                running.pop((key, job.attempt), None)
         if waiting:
             self._batcher.remove(waiting)
-        for job in jobs:
-            running.pop(job.claim, None)
         self._item_left.set()
 
     def close(self) -> None:
@@ -139,9 +175,9 @@ class PendingItems:
         if batch is not None:
             ahead, running = self._ahead, self._running_items
             for item in batch.items:
-                job = item.job
-                running[job.claim] = item
-                del ahead[job.id]
+                key = item.key
+                running[key, item.job.attempt] = item
+                del ahead[key]
             self._item_left.set()
         return batch
 

@@ -1,6 +1,8 @@
 """Preprocesses items: turns input bytes into arrays, under the in-flight journal. An error concerns one item only."""
 
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -12,13 +14,27 @@ from model_runtime.model import Model
 from worker.crash_recovery.in_flight_journal import InFlightJournal
 from worker.execution import outcomes
 from worker.execution.pending_items import CompletedItem, WorkItem
+from worker.execution.row_joiner import RowJoiner
 
 # Several items per thread: a thread switch costs as much as decoding a small image.
 ITEMS_PER_DECODE: Final = 4
 
 
+def split_rows(model: Model, items: Iterable[WorkItem]) -> Iterator[WorkItem]:
+    """Yield the items of claimed jobs: in place of a job that has rows, one item for each row."""
+    for item in items:
+        if not item.job.rows:
+            yield item
+            continue
+        joiner = RowJoiner(item.job.rows, model.spec.max_output_bytes)
+        for row in range(item.job.rows):
+            yield replace(item, row=row, joiner=joiner)
+
+
 def preprocess_items(model: Model, journal: InFlightJournal, items: list[WorkItem]) -> list[CompletedItem | None]:
     """Preprocess items one after the other; returns for each its failed outcome, or None if it is ready.
+
+    The first row of a job preprocesses the whole input. If it fails, it alone gets an outcome.
 
     Errors are classified here and not on the event loop, because custom code may compute their texts.
     """
@@ -30,10 +46,13 @@ def preprocess_items(model: Model, journal: InFlightJournal, items: list[WorkIte
     for item in items:
         if is_journaled_singly:
             journal.record([item.job.claim])
-        error = _preprocess_item(model, item)
-        ends.append(None if error is None else outcomes.outcome_of_error(model, item, error, "preprocess"))
+        error = _preprocess_item(model, item) if item.joiner is None else _preprocess_row(model, item, item.joiner)
+        failed = item if item.joiner is None or error is None else replace(item, row=None)  # all rows of the job
+        ends.append(None if error is None else outcomes.outcome_of_error(model, failed, error, "preprocess"))
         ended = time.monotonic()
         item.decode_ms, started = (ended - started) * 1000, ended
+        if item.joiner is not None:
+            item.joiner.decode_ms += item.decode_ms
     journal.clear()
     return ends
 
@@ -49,6 +68,22 @@ def _preprocess_item(model: Model, item: WorkItem) -> Exception | None:
         return error
     except BaseException as error:  # noqa: BLE001 (SystemExit or a cancellation has no meaning in a thread)
         return RuntimeError(f"it raised {type(error).__name__}: {error}")
+    return None
+
+
+def _preprocess_row(model: Model, item: WorkItem, joiner: RowJoiner) -> Exception | None:
+    """Take a row's arrays from the preprocessed input; returns an error, which concerns all rows, once."""
+    job = item.job
+    try:
+        item.parameters = read_parameters(job)
+        if joiner.inputs is None:
+            joiner.inputs = []
+            joiner.inputs = model.preprocess_rows(job.kind, read_input(job), item.parameters, job.rows)
+        if joiner.inputs:
+            item.arrays = joiner.inputs[item.row or 0]
+            item.group = model.row_group or group_of(item.arrays)
+    except Exception as error:  # noqa: BLE001 (as above)
+        return error
     return None
 
 

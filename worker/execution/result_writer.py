@@ -41,7 +41,15 @@ class ResultWriter:
         self._added, self._written = asyncio.Event(), asyncio.Event()
 
     def add(self, completed: Sequence[CompletedItem]) -> None:
-        """Add outcomes, to be written in the background."""
+        """Add outcomes, to be written in the background. A job of several rows ends with the first outcome of a row."""
+        if any(end.item.joiner for end in completed):
+            completed = [end for end in completed if end.item.end()]
+            for end in completed:
+                if end.item.joiner:
+                    self._pending.withdraw(end.item.job)
+        self._add(completed)
+
+    def _add(self, completed: Sequence[CompletedItem]) -> None:
         if large := [end for end in completed if end.outcome.chunks]:
             completed = [end for end in completed if not end.outcome.chunks]
         for end in large:
@@ -73,7 +81,7 @@ class ResultWriter:
             return
         if outcome.chunk_count == 0:
             log.warning("job %s fails: Redis has no memory for its output", end.item.job.id)
-        self.add([CompletedItem(end.item, outcome)])
+        self._add([CompletedItem(end.item, outcome)])
 
     def _on_large_written(self, task: asyncio.Task[None]) -> None:
         del self._large[task]
@@ -121,12 +129,4 @@ class ResultWriter:
         observe("decode", [outcome.decode_ms for _, outcome in completed])
         held_ms = [(now - item.claimed_at) * 1000 for item, _ in completed]
         observe("total", [*map(add, queued_ms, held_ms)])
-        batches: dict[tuple[int, float], int] = {}  # size and time of a batch → its items among these
-        in_batch = [outcome for _, outcome in completed if outcome.batch_size]
-        observe("batch", [outcome.batch_ms for outcome in in_batch])
-        for outcome in in_batch:
-            batch = outcome.batch_size, outcome.infer_ms
-            batches[batch] = batches.get(batch, 0) + 1
-        for (size, infer_ms), items in batches.items():
-            observe("size", [size] * (items // size))
-            observe("infer", [infer_ms] * (items // size))
+        observe("batch", [outcome.batch_ms for _, outcome in completed if outcome.batch_size])

@@ -1,11 +1,11 @@
 -- Claim queued jobs of a model version under a lease, or one suspect group; announce slots that stay free.
--- ARGV     model, version, worker, lease_ms, count, bulk_share (one of this many claimed jobs is of lane bulk while
---          both lanes wait), record version that the worker reads, isolated ('1' = claim a suspect group), number of
---          shards, retention (4 arguments), tenant shares (JSON: tenant → {weight, limit of running jobs}; '' stands
---          for all others; an empty argument = equal weights without limits), max_bulk (at most this many bulk jobs,
+-- ARGV     model, version, worker, lease_ms, count (of rows; the last job may have more), bulk_share (one of this many
+--          claimed rows is of lane bulk while both lanes wait), record version that the worker reads, isolated ('1' = claim a suspect group), number of
+--          shards, retention (4 arguments), tenant shares (JSON: tenant → {weight, limit of running rows}; '' stands
+--          for all others; an empty argument = equal weights without limits), max_bulk (at most this many rows of bulk jobs,
 --          and no others in their slots; '' = bulk jobs get their share and every slot that stays free)
 -- returns  {more, suspects, jobs, bulk, held}: more = 1 if the claim was cut short and the next one finds jobs at once;
---          suspects = 1 if a suspect group waits; bulk = number of bulk jobs; held = 1 if slots stay free although bulk
+--          suspects = 1 if a suspect group waits; bulk = rows of bulk jobs; held = 1 if slots stay free although bulk
 --          jobs wait; per job {id, attempt, head, input, claimed_us} (see `common`), then facts and retries if it has
 --          any; the input is nil if it has a key of its own
 -- Jobs past their deadline end as expired, unreadable ones as failed. Slots that stay free are announced for
@@ -61,15 +61,20 @@ local function claim_job(id)
   local job = {id, attempt, head, input, NOW_US}
   if facts or retries then job[6], job[7] = facts or '', retries or '0' end
   claimed[#claimed + 1] = job
+  claimed_rows = claimed_rows + (facts and rows_of(unpack_facts(facts)) or 1)
   return true
 end
 
 function claim_from_queue(queue, limit)
-  local popped = redis.call('ZPOPMIN', queue, math.min(budget, limit))
+  local popped, goal, left = redis.call('ZPOPMIN', queue, math.min(budget, limit)), claimed_rows + limit, {}
   for at = 1, #popped, 2 do
-    budget = budget - 1
-    if not claim_job(popped[at]) then redis.call('ZADD', queue, popped[at + 1], popped[at]) end
+    local is_wanted = claimed_rows < goal
+    if is_wanted then budget = budget - 1 end
+    if not is_wanted or not claim_job(popped[at]) then
+      left[#left + 1], left[#left + 2] = popped[at + 1], popped[at]
+    end
   end
+  call_in_chunks('ZADD', queue, left)
   return redis.call('EXISTS', queue) == 1
 end
 
@@ -94,29 +99,33 @@ end
 
 local function claim_from_lanes()
   local field = model .. ':' .. version
-  local position = tonumber(redis.call('HGET', root .. ':fair_share', field)) or 0  -- jobs claimed so far
+  local kept = redis.call('HGET', root .. ':fair_share', field) or ''
+  local position = tonumber(string.match(kept, '^%d+')) or 0  -- rows claimed so far
+  for tenant, rows in string.gmatch(kept, ' (%S+) ([%d.]+)') do debts[tenant] = tonumber(rows) end
   local for_bulk = math.floor((position + count) / bulk_share) - math.floor(position / bulk_share)
   claim_from_lane(model, version, 'bulk', math.min(count, max_bulk or for_bulk), math.huge)
-  local before = #claimed
-  claim_from_lane(model, version, 'interactive', count - #claimed, math.huge)
-  local interactive = #claimed - before
+  local before = claimed_rows
+  claim_from_lane(model, version, 'interactive', count - claimed_rows, math.huge)
+  local interactive = claimed_rows - before
   if not max_bulk then
-    claim_from_lane(model, version, 'bulk', count - #claimed, math.huge)
-  elseif #claimed < count then
+    claim_from_lane(model, version, 'bulk', count - claimed_rows, math.huge)
+  elseif claimed_rows < count then
     is_held = redis.call('EXISTS', rotation_key(model, version, 'bulk')) == 1
   end
-  bulk = #claimed - interactive
-  if #claimed > 0 then redis.call('HSET', root .. ':fair_share', field, (position + #claimed) % 1000000) end
+  bulk = claimed_rows - interactive
+  if #claimed + skipped > 0 then
+    redis.call('HSET', root .. ':fair_share', field, int_text((position + claimed_rows) % 1000000) .. debts_left())
+  end
 end
 
 if is_isolated then claim_suspects() else claim_from_lanes() end
 local suspects = redis.call('EXISTS', rotation_key(model, version, 'suspect')) == 1 and not isolation_is_busy()
 -- Jobs of a newer version that use up the budget do not count: the next claim would find the same ones.
-local more = is_cut or (budget <= 0 and #claimed < count and ended + parked > 0)
+local more = is_cut or (budget <= 0 and claimed_rows < count and ended + parked + skipped > 0)
 call_in_chunks('ZADD', root .. ':timers', timers)
 local slots  -- to announce
-if #claimed < count and not more and not is_isolated then
-  slots = math.ceil((count - #claimed) / ARGV[9]) + (is_held and BULK_EXCLUDED or 0)
+if claimed_rows < count and not more and not is_isolated then
+  slots = math.ceil((count - claimed_rows) / ARGV[9]) + (is_held and BULK_EXCLUDED or 0)
 elseif not is_isolated then
   local waiting = tenants_left.interactive or redis.call('EXISTS', rotation_key(model, version, 'interactive'))
   slots = waiting > 0 and 0 or nil

@@ -1,7 +1,7 @@
 -- Accept new jobs: enqueue each, or hand it off to a worker with a free slot.
 -- ARGV     gateway that waits for these jobs ('' = none), idempotency_ttl_s, list_limit (ids in a tenant's job list),
---          list_ttl_s, limits of one model's open jobs: max_jobs and max_bytes for lane interactive, then for lane
---          bulk; then per job 2 arguments: its description, a MessagePack array, and its input. The description: id,
+--          list_ttl_s, limits of one model's open jobs: max_jobs (which counts rows) and max_bytes for lane
+--          interactive, then for lane bulk; then per job 2 arguments: its description, a MessagePack array, and its input. The description: id,
 --          route, kind, deadline_ms, record version, bytes of the input if it has a key of its own, otherwise 0; then, for jobs that have
 --          them, each '' if absent: facts (see `common`), idempotency key, digest of the request, webhook, quota
 --          ('<jobs> <bytes>' that the tenant may have open, and 'claimed' if its running jobs are limited, which
@@ -10,8 +10,8 @@
 --            | 'new'       the job exists already
 --            | 'replayed'  the idempotency key created this job before; created_us is 0 if its record has expired
 --            | 'mismatch'  the idempotency key belongs to another request
---            | 'full'      too many open jobs or bytes of this model; then: jobs, bytes
---            | 'quota'     too many open jobs or bytes of this tenant; then: jobs, bytes, bytes of its kept outputs
+--            | 'full'      too many open jobs or bytes of this model; then: their rows, bytes
+--            | 'quota'     too many open jobs or bytes of this tenant; then: their rows, bytes, bytes of its kept outputs
 --            | 'lost'      the key of its input has expired; then: 0, 0
 --            | 'broken'    the key of its queue holds another type; then: lane, tenant
 -- Safe to send again: an id that exists is answered as 'new' and left as it is.
@@ -25,7 +25,7 @@ local sequence  -- of the next job
 local watcher = gateway ~= '' and ' - ' .. gateway or ' -'
 local NEW_STATE = 'queued 0 - -' .. watcher
 local results = {}
-local totals = {}  -- model, or '@' and a tenant with a quota → its open jobs and bytes, jobs submitted, new jobs
+local totals = {}  -- model, or '@' and a tenant with a quota → rows of its open jobs, bytes, jobs submitted, new jobs
 local routes = {}  -- see route_of
 local timers = {}  -- ms, id, ms, id …
 
@@ -79,17 +79,19 @@ local function route_of(words)
 end
 
 -- Return the totals of a tenant with a quota, then the result of a job that exceeds it or nil.
-local function check_quota(tenant, quota, size)
+local function check_quota(tenant, quota, size, rows)
   local max_jobs, max_bytes = string.match(quota, '^(%d+) (%d+)')
   if not max_jobs then return nil end
   local sums = totals_of('@' .. tenant)
-  if sums.jobs + 1 > tonumber(max_jobs) or sums.bytes + sums.outputs + size > tonumber(max_bytes) then
+  if sums.jobs + rows > tonumber(max_jobs) or sums.bytes + sums.outputs + size > tonumber(max_bytes) then
     return sums, {'quota', int_text(sums.jobs), int_text(sums.bytes), int_text(sums.outputs)}
   end
   return sums
 end
 
-local function count_new(sums, size) sums.jobs, sums.bytes, sums.new = sums.jobs + 1, sums.bytes + size, sums.new + 1 end
+local function count_new(sums, size, rows)
+  sums.jobs, sums.bytes, sums.new = sums.jobs + rows, sums.bytes + size, sums.new + 1
+end
 
 -- Accept the job at a position of ARGV; return its result.
 local function accept(at)
@@ -109,12 +111,13 @@ local function accept(at)
     end
   end
   local route, size = route_of(words), own_key_bytes > 0 and own_key_bytes or #input
-  local sums = route.totals
-  if sums.jobs + 1 > route.max_jobs or sums.bytes + size > route.max_bytes then
+  local sums, more = route.totals, facts and facts ~= '' and cmsgpack.unpack(facts) or NO_FACTS
+  local rows = rows_of(more)
+  if sums.jobs + rows > route.max_jobs or sums.bytes + size > route.max_bytes then
     return {'full', int_text(sums.jobs), int_text(sums.bytes)}
   end
   local tenant_sums, refusal
-  if quota and quota ~= '' then tenant_sums, refusal = check_quota(route.tenant, quota, size) end
+  if quota and quota ~= '' then tenant_sums, refusal = check_quota(route.tenant, quota, size, rows) end
   if refusal then return refusal end
   if route.is_broken then return {'broken', route.lane, route.tenant} end
   if own_key_bytes > 0 and not keep_input(id) then return {'lost', '0', '0'} end
@@ -123,25 +126,22 @@ local function accept(at)
   local head = v .. ' ' .. size .. ' ' .. deadline_text .. ' ' .. created .. ' ' .. kind .. ' ' .. words
   local is_claimed = not route.is_empty or #route.queued > 0
     or (quota and string.find(quota, 'claimed', 1, true))
-  local handoff = not is_claimed and handoff_for(route.model, route.version, route.lane)
+  local handoff = not is_claimed and handoff_for(route.model, route.version, route.lane, rows)
   local state = handoff and 'running 1 ' .. handoff.worker .. ' ' .. created .. watcher or NEW_STATE
   if own_key_bytes > 0 then
     redis.call('HSET', job, 'head', head, 'state', state)
   else
     redis.call('HSET', job, 'head', head, 'state', state, 'body', input)
   end
-  local is_line = false  -- of a bulk job
-  if facts and facts ~= '' then
+  if more ~= NO_FACTS then
     redis.call('HSET', job, 'facts', facts)
-    local more = cmsgpack.unpack(facts)
-    is_line = more.bulk
     if more.logged then
       publish_state(id, 'queued', '', true, route.tenant)
       if handoff then publish_state(id, 'running', '', true, route.tenant) end
     end
   end
   if webhook and webhook ~= '' then redis.call('HSET', job, 'webhook', webhook) end
-  if not is_line then
+  if not more.bulk then  -- it is no line of a bulk job
     route.listed[#route.listed + 1], route.listed[#route.listed + 2] = created, id
     route.is_trimmed = route.is_trimmed or tonumber(string.sub(id, -2), 16) % TRIM_INTERVAL == 0
   end
@@ -149,12 +149,12 @@ local function accept(at)
     remember_key(route.tenant, key, id, digest, math.max(idempotency_ttl_s, math.ceil(deadline_ms / 1000)))
   end
   sequence = sequence + 1
-  count_new(sums, size)
-  if tenant_sums then count_new(tenant_sums, size) end
+  count_new(sums, size, rows)
+  if tenant_sums then count_new(tenant_sums, size, rows) end
   timers[#timers + 1] = handoff and timer_of(handoff.lease_ends, deadline) or deadline_text
   timers[#timers + 1] = id
   if handoff then
-    add_to_handoff(handoff, route.lane, {id, 1, head, own_key_bytes == 0 and input, created, facts})
+    add_to_handoff(handoff, route.lane, {id, 1, head, own_key_bytes == 0 and input, created, facts}, rows)
   else
     route.queued[#route.queued + 1], route.queued[#route.queued + 2] = created, id
   end

@@ -21,8 +21,9 @@ end
 
 -- A job's record. `head`: words that never change. `state`: words that do. `body`: the input, if it has no key of its
 -- own; once the job has succeeded, its output of up to 16 kB. `facts`: a MessagePack map of what most jobs lack,
--- `parameters`, `metadata`, `bulk` (custom_id of a bulk job's line), `quota` ('jobs' = it counts among its tenant's open
--- jobs, 'bytes' = so do its outputs), `logged` (a client listens to all events of its tenant).
+-- `parameters`, `metadata`, `rows` (the number that its input has, which limits count), `bulk` (custom_id of a bulk job's
+-- line), `quota` ('jobs' = it counts among its tenant's open jobs, 'bytes' = so do its outputs), `logged` (a client listens
+-- to all events of its tenant).
 -- head: v, bytes of the input, deadline in ms, time of its acceptance in µs, kind, and its route: model, version, lane,
 -- tenant.
 -- state: the state's name, attempts, worker that claimed it last ('-' = none, or it was returned to its queue), µs of

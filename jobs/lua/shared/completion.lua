@@ -4,7 +4,7 @@
 local notifications = {}  -- gateway → entries of jobs that became final (see notification_entry)
 local ended_ids = {}  -- ids to remove from the timers
 local event_counts = {}  -- field of `:counts` → increment
-local total_changes = {}  -- model, or '@' and a tenant → {change of open jobs, change of their bytes}
+local total_changes = {}  -- model, or '@' and a tenant → {change of the rows of open jobs, change of their bytes}
 local delivery_written = false  -- whether background processes have new work
 local ended_lines = {}  -- bulk → lines, each {number, outcome, change of the bulk's bytes, whether it succeeded}
 
@@ -24,13 +24,13 @@ local function count_end(route, state)
   event_counts[field] = (event_counts[field] or 0) + 1
 end
 
--- Change the open jobs and bytes of a model, or of '@' and a tenant.
-local function change_totals(model, jobs, bytes)
+-- Change the rows of open jobs, and their bytes, of a model, or of '@' and a tenant.
+local function change_totals(model, rows, bytes)
   local change = total_changes[model]
   if change then
-    change[1], change[2] = change[1] + jobs, change[2] + bytes
+    change[1], change[2] = change[1] + rows, change[2] + bytes
   else
-    total_changes[model] = {jobs, bytes}
+    total_changes[model] = {rows, bytes}
   end
 end
 
@@ -225,6 +225,7 @@ local function end_job(id, state, retention, body, dead, fields, run, chunks)
   local words, head, facts, webhook = unpack(fields or redis.call('HMGET', job, unpack(JOB_FIELDS)), 1, #JOB_FIELDS)
   local route, size = parse_route_and_size(head)
   local more, is_output = unpack_facts(facts), state == 'succeeded'
+  local rows = rows_of(more)
   local ttl_ms = more.bulk and math.min(LINE_TTL_MS, retention.ttl_ms) or retention.ttl_ms
   local claim, mark, watchers = string.match(words or '', '^%l+( %d+ %S+ %S+) (%S+) ?(.*)$')
   local code = is_output and '-' or string.match(body, '"code": ?"([%w_]+)"') or '-'
@@ -235,9 +236,9 @@ local function end_job(id, state, retention, body, dead, fields, run, chunks)
   else
     redis.call('HSET', job, 'state', words, 'error', body)
   end
-  if route then change_totals(route.model, -1, 0 - size) end  -- 0 - x: Redis reads Lua's -0 as no integer
-  if route and more.quota then change_totals('@' .. route.tenant, -1, 0 - size) end
-  if route and mark == '+' then release_running(route.tenant) end
+  if route then change_totals(route.model, -rows, 0 - size) end  -- 0 - x: Redis reads Lua's -0 as no integer
+  if route and more.quota then change_totals('@' .. route.tenant, -rows, 0 - size) end
+  if route and mark == '+' then release_running(route.tenant, rows) end
   if dead then
     dead_letter_functions(retention).add(id, size or '0', route and route.tenant)
   else

@@ -18,3 +18,6 @@ local function unpack_facts(facts)
   local is_packed, map = pcall(cmsgpack.unpack, facts)
   return is_packed and type(map) == 'table' and map or NO_FACTS
 end
+
+-- Return the number of rows of a job, by which it counts against limits, from the map of its facts.
+local function rows_of(map) return tonumber(map.rows) or 1 end

@@ -50,10 +50,10 @@ local function unpark(tenant)
   redis.call('DEL', root .. ':parked:' .. tenant)
 end
 
--- Count one running job less of a tenant that has a limit of them.
-local function release_running(tenant)
+-- Subtract the rows of a job from the running ones of a tenant that has a limit of them.
+local function release_running(tenant, rows)
   local totals, field = root .. ':open_totals', '@' .. tenant .. ':running'
-  if redis.call('HINCRBY', totals, field, -1) <= 0 then redis.call('HDEL', totals, field) end
+  if redis.call('HINCRBY', totals, field, -rows) <= 0 then redis.call('HDEL', totals, field) end
   unpark(tenant)
 end
 
@@ -79,17 +79,17 @@ local function requeue(id, after_ms)
   if not model then return false end
   local words, head, facts = unpack(job_fields(id, 'state', 'head', 'facts'))
   local _, attempts, _, started, mark, watchers = parse_state(words)
-  local owner = parse_head(head).tenant
+  local owner, map = parse_head(head).tenant, unpack_facts(facts)
   redis.call('ZADD', root .. ':timers', deadline, id)
   redis.call('HSET', job_key(id), 'state', queued_words(attempts or 0, started or '-', watchers or ''))
-  if mark == '+' then release_running(owner) end
+  if mark == '+' then release_running(owner, rows_of(map)) end
   if after_ms then
     redis.call('ZADD', root .. ':retries', int_text(now_ms + after_ms), id)
   else
     enqueue(id, sequence, model, version, lane, tenant)
     wake_worker(model, version, lane)
   end
-  publish_state(id, 'queued', watchers or '', unpack_facts(facts).logged, owner)
+  publish_state(id, 'queued', watchers or '', map.logged, owner)
   return true
 end
 

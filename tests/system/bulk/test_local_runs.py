@@ -61,6 +61,26 @@ def test_a_local_run_gives_the_same_results_as_a_service(service: object, tmp_pa
         assert labels[0] == labels[1]
 
 
+def test_jobs_of_several_rows_are_joined_and_bad_ones_fail_alone(tmp_path: Path) -> None:
+    model = models.doubling(tmp_path / "models", toml='task = "tensor"\nmax_batch = 8\nmax_rows = 20')
+
+    def job(rows: object, *shape: int) -> str:
+        size = int(np.prod(shape))
+        x = {"datatype": "FP32", "shape": shape, "data": list(range(size))}
+        return json.dumps({"rows": rows, "input": {"tensors": {"x": x}}}) + "\n"
+
+    lines = [job(20, 20, 4), job(None, 4), job(1, 1, 4), job(21, 21, 4), job(0, 4), job("2", 2, 4), job(3, 2, 4)]
+    (tmp_path / "jobs.jsonl").write_text("".join(lines * 10))
+    done = bulk.run(tmp_path / "jobs.jsonl", "-o", tmp_path / "j.jsonl", "--local", model)
+    found = bulk.read_complete_rows(tmp_path / "j.jsonl", 70)
+    assert (done.code, bulk.count_error_codes(found)) == (1, {"invalid_request": 30, "invalid_input": 10})
+    for first in range(0, 70, 7):
+        many, plain, one = (row["output"]["tensors"]["y"] for row in found[first : first + 3])
+        assert (many["shape"], plain["shape"], one["shape"]) == ([20, 4], [4], [1, 4])
+        assert many["data"] == [2 * n for n in range(80)]
+    assert "rows must be a whole number from 1 to 20" in found[3]["error"]["message"]
+
+
 def test_tensors_are_read_as_bytes_or_as_jobs(tmp_path: Path) -> None:
     model = models.doubling(tmp_path / "models")
     (tmp_path / "in").mkdir()

@@ -67,6 +67,20 @@ def test_the_example_of_many_jobs_in_one_request_works(documented: Service, tmp_
     assert json.dumps(tensors[1]) in API
 
 
+def test_the_example_of_a_job_of_several_rows_works(documented: Service, tmp_path: Path) -> None:
+    (block, shown) = re.findall(r"### A job of several rows.+?```sh\n(.+?)```\n```json\n(.+?)```", API, re.DOTALL)[0]
+    script = block.replace("http://localhost:8000", documented.url).replace("curl ", "curl -sS -w '\\n' ")
+    floats = "printf '\\0\\0\\200\\77%.0s' 1 2 3 4 > four_floats.bin\n"
+    done = subprocess.run(["bash", "-c", floats + script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    tensors, raw = (json.loads(answer) for answer in done.stdout.splitlines())
+    assert tensors["output"] == json.loads(shown)["output"]
+    assert documented.final(raw["id"])["output"]["tensors"]["y"] == {
+        "datatype": "FP32",
+        "shape": [2, 4],
+        "data": [2.0] * 8,
+    }
+
+
 def test_the_example_of_a_custom_task_works(documented: Service) -> None:
     for digit in (DIGITS[0], DIGITS[-1]):
         files = {"image": (digit.name, digit.read_bytes())}

@@ -111,6 +111,7 @@ def test_the_card_of_squeezenet(squeezenet: Model) -> None:
         "raw_bytes": None,
         "deadline_ms": None,
         "max_output_bytes": 64 << 20,
+        "max_rows": None,
         "labels": 1000,
     }
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 
 from batching.memory_limits import MemoryLimits
@@ -22,6 +23,7 @@ from worker.crash_recovery.in_flight_journal import InFlightJournal, read_journa
 from worker.execution.batch_run import BatchRun, DeviceLost, RunContext
 from worker.execution.inline_runs import InlineRunPolicy
 from worker.execution.pending_items import CompletedItem, WorkItem
+from worker.execution.row_joiner import RowJoiner
 
 
 class Faulty:
@@ -48,7 +50,7 @@ class Faulty:
         return {"y": arrays["x"] + 1}
 
     def encode(self, outputs: Mapping[str, Array], _parameters: Mapping[str, Any], _chunk_bytes: int) -> list[bytes]:
-        return [b'{"y":[%f]}' % outputs["y"][0]]
+        return [b'{"y":%s}' % repr(outputs["y"].tolist()).encode()]
 
     def encode_batch(self, _outputs: Mapping[str, Array], _chunk_bytes: int) -> None:
         return None  # one by one
@@ -61,6 +63,16 @@ def items(*values: int, expires_at: float = float("inf"), retries: int = 0) -> l
     jobs = [ClaimedJob(f"00{n:032x}", 1, "raw", b"", b"{}", 0, 0, 0, retries) for n in range(len(values))]
     arrays = [{"x": np.array([value], np.float32)} for value in values]
     return [WorkItem(job, {}, 0.0, expires_at, arrays=one) for job, one in zip(jobs, arrays, strict=True)]
+
+
+def rows(job_id: str, *values: int, max_output_bytes: int = 1000) -> list[WorkItem]:
+    """The rows of one job."""
+    job, joiner = (
+        ClaimedJob(job_id, 1, "raw", b"", b"{}", 0, 0, 0, rows=len(values)),
+        RowJoiner(len(values), max_output_bytes),
+    )
+    arrays = [{"x": np.array([value], np.float32)} for value in values]
+    return [WorkItem(job, {}, 0.0, arrays=one, row=row, joiner=joiner) for row, one in enumerate(arrays)]
 
 
 def run(
@@ -144,3 +156,50 @@ def test_a_lone_item_with_too_many_padding_rows_is_tried_again_without_them() ->
     assert first.outcome.state == State.QUEUED
     (second,) = run(model, items(1, retries=1), ceilings)
     assert second.outcome.state == State.SUCCEEDED
+
+
+def test_the_rows_of_a_job_end_once_when_the_last_of_them_has_run() -> None:
+    """They ride in two batches, beside other jobs."""
+    model, in_job, (first, second) = Faulty(), rows("many", 5, 6, 7), items(1, 2)
+    (alone,) = run(model, [in_job[0], first, in_job[1]])
+    assert (alone.item, alone.outcome.batch_size) == (first, 3)
+    other, whole = run(model, [second, in_job[2]])
+    assert (other.item, whole.item.job, whole.item.row) == (second, in_job[0].job, None)
+    assert (whole.outcome.state, whole.outcome.body) == (State.SUCCEEDED, b'{"y":[[6.0], [7.0], [8.0]]}')
+    assert whole.outcome.batch_size == 3
+
+
+@pytest.mark.parametrize("bad", [0, 3, 7])
+def test_a_bad_row_fails_its_job_by_its_index_and_no_neighbour(bad: int) -> None:
+    in_job, others, other_job = (
+        rows("bad", *(-1 if n == bad else n for n in range(8))),
+        items(*range(4)),
+        rows("b", 1, 2),
+    )
+    ended = run(Faulty(), [*others[:2], *in_job, *other_job, *others[2:]])
+    by_job = {item.job.id: outcome for item, outcome in ended}
+    assert len(ended) == len(by_job) == 6
+    failed = by_job.pop("bad")
+    assert (failed.state, orjson.loads(failed.body)["row"], failed.dead) == (State.FAILED, bad, True)
+    assert {outcome.state for outcome in by_job.values()} == {State.SUCCEEDED}
+
+
+def test_each_bad_row_has_an_outcome_of_which_the_first_counts() -> None:
+    ended = run(Faulty(), rows("bad", 1, -1, 3, -1))
+    assert [orjson.loads(outcome.body)["row"] for _, outcome in ended] == [1, 3]
+    assert [item.end() for item, _ in ended] == [True, False]
+
+
+def test_an_output_of_too_many_rows_fails_the_whole_job() -> None:
+    ended = run(Faulty(), rows("large", 1, 2, max_output_bytes=1))
+    errors = [orjson.loads(outcome.body) for _, outcome in ended]
+    assert [(error["code"], "row" in error) for error in errors] == [("output_too_large", False)] * 2
+
+
+def test_a_job_of_several_rows_is_one_suspect(tmp_path: Path) -> None:
+    in_batch = [*rows("many", 1, -2, 3), *items(4)]
+    with pytest.raises(DeviceLost):
+        run(Faulty(), in_batch, journal=tmp_path / "journal")
+    left = read_journal(tmp_path / "journal")
+    assert left is not None
+    assert left.claims == [in_batch[0].job.claim, in_batch[3].job.claim]

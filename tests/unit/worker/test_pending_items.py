@@ -9,12 +9,18 @@ from batching.batcher import BatchLimits
 from batching.memory_limits import MemoryLimits
 from jobs.contract.job import ClaimedJob
 from worker.execution.pending_items import PendingItems, WorkItem
+from worker.execution.row_joiner import RowJoiner
 
 pytestmark = pytest.mark.anyio
 
 
 def item(job_id: str = "a", attempt: int = 1, expires_at: float = float("inf")) -> WorkItem:
     return WorkItem(ClaimedJob(job_id, attempt, "raw", b"", b"{}", 0, 0, 0), {}, claimed_at=0.0, expires_at=expires_at)
+
+
+def rows_of(job_id: str, rows: int) -> list[WorkItem]:
+    job, joiner = ClaimedJob(job_id, 1, "raw", b"", b"{}", 0, 0, 0, rows=rows), RowJoiner(rows, 1000)
+    return [WorkItem(job, {}, 0.0, row=row, joiner=joiner) for row in range(rows)]
 
 
 async def test_taking_a_batch_makes_room_before_its_jobs_finish() -> None:
@@ -116,3 +122,73 @@ async def test_a_group_that_does_not_fit_into_memory_runs_in_smaller_batches() -
         pending.mark_ready(one)
     sizes = [len(batch.items) for batch in (pending.next_batch(), pending.next_batch()) if batch]
     assert sizes == [2, 1]
+
+
+async def test_each_row_of_a_job_takes_a_slot_and_the_job_is_held_once() -> None:
+    pending = PendingItems(BatchLimits(max_items=4))
+    rows = rows_of("many", 3)
+    pending.add(*rows)
+    assert (pending.room, pending.held()) == (1, [rows[0].job])
+    pending.mark_ready(*rows)
+    batch = pending.next_batch()
+    assert batch is not None
+    assert batch.items == rows
+    assert (pending.room, pending.held(), [*map(pending.is_running, rows)]) == (4, [rows[0].job], [True] * 3)
+    pending.discard([rows[0].job])
+    assert pending.is_empty
+    assert [*map(pending.is_running, rows)] == [False] * 3
+
+
+async def test_a_job_with_more_rows_than_slots_waits_for_room_until_enough_have_left() -> None:
+    pending = PendingItems(BatchLimits(max_items=2))
+    rows = rows_of("many", 5)
+    pending.add(*rows)
+    pending.mark_ready(*rows)
+    rooms = []
+    while batch := pending.next_batch():
+        rooms.append((len(batch.items), pending.room))
+    assert rooms == [(2, -1), (2, 1), (1, 2)]
+    assert pending.held() == [rows[0].job]
+
+
+async def test_the_rows_of_a_job_that_has_an_outcome_run_no_more_and_it_is_held_until_the_outcome_is_written() -> None:
+    pending = PendingItems(BatchLimits(max_items=2))
+    rows, other = rows_of("many", 5), item("other")
+    pending.add(*rows, other)
+    pending.mark_ready(*rows[:4], other)
+    pending.next_batch()
+    pending.withdraw(rows[0].job)
+    pending.mark_ready(rows[4])  # it was still preprocessed
+    batch = pending.next_batch()
+    assert batch is not None
+    assert batch.items == [other]
+    assert pending.held() == [rows[0].job, other.job]
+    pending.discard([rows[0].job, other.job])
+    assert pending.is_empty
+
+
+async def test_cancelling_a_job_drops_all_its_rows() -> None:
+    pending = PendingItems(BatchLimits(max_items=2))
+    rows, other = rows_of("many", 5), item("other")
+    pending.add(*rows, other)
+    pending.mark_ready(*rows, other)
+    pending.next_batch()
+    pending.cancel("many")
+    batch = pending.next_batch()
+    assert batch is not None
+    assert batch.items == [other]
+    assert pending.held() == [other.job]
+
+
+async def test_a_later_claim_of_a_job_replaces_all_rows_of_the_earlier_one() -> None:
+    pending = PendingItems(BatchLimits(max_items=8))
+    old = rows_of("many", 3)
+    new = rows_of("many", 3)
+    for one in new:
+        one.job = one.job._replace(attempt=2)
+    pending.add(*old)
+    pending.add(*new)
+    pending.mark_ready(*old, *new)
+    batch = pending.next_batch()
+    assert batch is not None
+    assert batch.items == new

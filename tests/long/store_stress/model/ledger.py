@@ -65,6 +65,11 @@ class Job:
         return self.sub.id
 
     @property
+    def rows(self) -> int:
+        """Return by how much it counts against limits."""
+        return self.sub.rows or 1
+
+    @property
     def shard(self) -> int:
         return shard_of(self.sub.id)
 
@@ -164,7 +169,7 @@ class Ledger:
 
     def _weigh(self, job: Job, sign: int) -> None:
         for whose in (job.sub.model, f"@{job.sub.tenant}") if job.has_quota else (job.sub.model,):
-            self.loads[job.shard, f"{whose}:jobs"] += sign
+            self.loads[job.shard, f"{whose}:jobs"] += sign * job.rows
             self.loads[job.shard, f"{whose}:bytes"] += sign * len(job.sub.input)
 
     def move(self, job: Job, state: State) -> None:

@@ -9,7 +9,7 @@ import orjson
 
 from jobs.bulk.settings import BulkSettings
 from jobs.contract.errors import DEAD_LETTER_CODES, StoreUnavailable
-from jobs.contract.job import Handoff
+from jobs.contract.job import ClaimedJob, Handoff
 from jobs.contract.lifecycle import FINAL, State
 from jobs.redis_client import keys
 from jobs.store import codec
@@ -135,10 +135,11 @@ class World:
         return max(1, limit // self.settings.shards) if limit else 1 << 53
 
     def running(self, tenant: str, shard: int) -> int:
-        """Count a tenant's running jobs that hold a running mark; suspects in isolation hold none."""
+        """Count the rows of a tenant's running jobs that hold a running mark; suspects in isolation hold none."""
         return sum(
-            job.state == State.RUNNING and job.has_running_mark and job.shard == shard and job.sub.tenant == tenant
+            job.rows
             for job in self.ledger.open.values()
+            if job.state == State.RUNNING and job.has_running_mark and job.shard == shard and job.sub.tenant == tenant
         )
 
     async def parked_before_change(self) -> set[tuple[int, str]]:
@@ -265,17 +266,17 @@ class World:
                 if job is None:
                     raise Violation(f"{worker} was handed {claimed.id}, which nobody submitted")
                 assert job is not None
-                self.check_claimed(job, job.sub.input if claimed.input is None else claimed.input, claimed.created_us)
+                self.check_claimed(job, claimed._replace(input=claimed.input or job.sub.input))
                 limits = self.tenants.limits(job.sub.tenant)
                 if limits.running:
                     raise Violation(f"{job.id} was handed over past its tenant's running limit")
                 self.ledger.claims.append((worker, claimed))
 
-    def check_claimed(self, job: Job, body: bytes | None, created_us: int) -> None:
+    def check_claimed(self, job: Job, claimed: ClaimedJob) -> None:
         """A worker gets a job as it was submitted."""
-        same = (body, created_us) == (job.sub.input, job.created_us)
+        same = (claimed.input, claimed.created_us, claimed.rows) == (job.sub.input, job.created_us, job.sub.rows)
         if not same:
-            raise Violation(f"job {job.id} came to a worker with another input or time than it was accepted with")
+            raise Violation(f"job {job.id} came to a worker with other input, time or rows than it was accepted with")
 
 
 def now_ms() -> float:

@@ -31,19 +31,21 @@ def draw(world: World, tenant: str, key: str = "") -> Submission:
     """Draw a job."""
     rng = world.rng
     model, version = rng.choice(STATIONS)
+    rows = rng.choice([1, 2, 3, 7]) if world.chance(0.2) else 0
     shard = choose_shard(world.settings.shards, tenant, key) if key else rng.randrange(world.settings.shards)
     return Submission(
         id=f"{shard:02d}{rng.getrandbits(128):032x}",
         model=model,
         version=version,
         kind="raw",
-        input=rng.randbytes(LARGE if world.chance(0.02) else rng.randint(1, 400)),
+        input=rng.randbytes((rows or 1) * (LARGE if world.chance(0.02) else rng.randint(1, 400 // (rows or 1)))),
         tenant=tenant,
         lane="bulk" if world.chance(0.3) else "interactive",
         deadline_ms=rng.choice(DEADLINES_MS),
         idempotency_key=key,
         digest=rng.choice(["x" * 28, "x" * 28, "y" * 28]) if key else "",
         webhook=rng.choice(HOOKS) if world.chance(0.25) else "",
+        rows=rows,
     )
 
 
@@ -149,11 +151,11 @@ def _room(world: World, job: Submission, kept: int = 0) -> dict[str, bool]:
     limits = world.tenants.limits(job.tenant)
     share = [max(1, cap // s.shards) for cap in (s.max_jobs, s.max_input_bytes)]
     most, most_bytes = [cap * 9 // 10 if job.lane == "bulk" else cap for cap in share]
-    whose, size = f"@{job.tenant}", len(job.input)
+    whose, size, rows = f"@{job.tenant}", len(job.input), job.rows or 1
     return {
-        "queue_full": loads[shard, f"{job.model}:jobs"] + 1 <= most
+        "queue_full": loads[shard, f"{job.model}:jobs"] + rows <= most
         and loads[shard, f"{job.model}:bytes"] + size <= most_bytes,
-        "quota_exceeded": loads[shard, f"{whose}:jobs"] + 1 <= world.quota_of_shard(limits.jobs)
+        "quota_exceeded": loads[shard, f"{whose}:jobs"] + rows <= world.quota_of_shard(limits.jobs)
         and loads[shard, f"{whose}:bytes"] + kept + size <= world.quota_of_shard(limits.bytes),
     }
 
@@ -171,11 +173,14 @@ def _may_refuse(world: World, job: Submission, verdict: JitneyError, call: Call)
     if isinstance(verdict, QueueFull) and job.lane in call.closed:
         return True
     if isinstance(verdict, Refused):
+        if verdict.code == "invalid_request":
+            return job.rows > _most_rows(world, job)
         return verdict.code == "body_too_large" and len(job.input) > _most_bytes(world, job)
     is_limit, kept = isinstance(verdict, (QueueFull, OverLimit)), int(verdict.details.get("output_bytes", 0))
     if kept > _most_kept(world, job.tenant):
         return False
-    return is_limit and not _room(world, job, kept)[verdict.code] and len(job.input) <= _most_bytes(world, job)
+    is_possible = len(job.input) <= _most_bytes(world, job) and job.rows <= _most_rows(world, job)
+    return is_limit and not _room(world, job, kept)[verdict.code] and is_possible
 
 
 def _most_bytes(world: World, job: Submission) -> int:
@@ -184,6 +189,14 @@ def _most_bytes(world: World, job: Submission) -> int:
     most = settings.max_input_bytes // settings.shards
     of_tenant = world.tenants.limits(job.tenant).bytes // settings.shards
     return min(most * 9 // 10 if job.lane == "bulk" else most, of_tenant or most)
+
+
+def _most_rows(world: World, job: Submission) -> int:
+    """Return the maximum rows of one job: one with more is refused for good."""
+    settings = world.settings
+    most = max(1, settings.max_jobs // settings.shards)
+    most = max(1, most * 9 // 10) if job.lane == "bulk" else most
+    return min(most, world.quota_of_shard(world.tenants.limits(job.tenant).jobs))
 
 
 def any_id(world: World) -> str:

@@ -1,0 +1,61 @@
+"""Joins the outputs of a job's rows in their order; the rows may ride in different batches."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batching.collation import Arrays, CollationError
+from jobs.contract.errors import Refused
+
+
+class RowJoiner:
+    """The outputs of one claim of a job of several rows. `has_ended`: the job has an outcome; the rest is dropped.
+
+    Times in ms: `decode_ms` of the input, `infer_ms` of all batches that had rows of the job, `batch_ms` the other time
+    from the claim until the last of them began. `batch_size`: of the largest of them.
+    """
+
+    def __init__(self, rows: int, max_output_bytes: int) -> None:
+        """Create a joiner. `max_output_bytes`: the model's limit on the JSON of an output, which bounds the memory."""
+        self.rows, self.has_ended = rows, False
+        self.decode_ms = self.batch_ms = self.infer_ms = 0.0
+        self.batch_size = 0
+        self.inputs: list[dict[str, NDArray[Any]]] | None = None  # of each row; empty if preprocessing failed
+        self._max_output_bytes = max_output_bytes
+        self.outputs: dict[str, NDArray[Any]] = {}  # with the rows as their first dimension
+        self._missing = set(range(rows))
+        self._last_started_ms = -1.0
+
+    def end(self) -> bool:
+        """Record that the job has an outcome; returns whether it is the first one."""
+        is_first, self.has_ended = not self.has_ended, True
+        return is_first
+
+    def add(self, row: int, outputs: Arrays, started_ms: float, infer_ms: float, batch_size: int) -> bool:
+        """Add the outputs of a row, without the batch dimension; returns whether all rows are there.
+
+        `started_ms`: when the batch began, since the claim. Raises Refused if the outputs are too large,
+        CollationError if they have not the shapes of an earlier row.
+        """
+        if not self.outputs:
+            self._allocate(outputs)
+        for name, array in outputs.items():
+            joined = self.outputs[name]
+            if (array.shape, array.dtype) != (joined.shape[1:], joined.dtype):
+                shapes = f"{list(array.shape)}, and that of an earlier row {list(joined.shape[1:])}"
+                raise CollationError(f"output {name!r} of this row has the shape {shapes}: send one job for each row")
+            joined[row] = array
+        if started_ms != self._last_started_ms:  # the first row of its batch
+            self._last_started_ms = started_ms
+            self.batch_ms = max(0.0, started_ms - self.decode_ms - self.infer_ms)
+            self.infer_ms += infer_ms
+            self.batch_size = max(self.batch_size, batch_size)
+        self._missing.discard(row)
+        return not self._missing
+
+    def _allocate(self, outputs: Arrays) -> None:
+        if self.rows * sum(array.size for array in outputs.values()) > self._max_output_bytes:  # a value takes a byte
+            message = f"the output has more than {self._max_output_bytes} bytes, the limit of its model"
+            raise Refused("output_too_large", f"{message} (max_output_bytes)", limit=self._max_output_bytes)
+        self.outputs = {name: np.empty((self.rows, *array.shape), array.dtype) for name, array in outputs.items()}
