@@ -67,6 +67,7 @@ async def test_setting_and_removing_a_limit_take_effect_at_once(
         2,
         1000,
     )
+    wait_until(lambda: "?" not in rows(queue)["(all others)"], "the gateway has announced itself to the emptied queue")
     # weight, requests, jobs, bytes, running; then what is open. In brackets: as TENANT_* says.
     assert rows(queue) == {
         "acme": ["3", "(0)", "2", "1000", "(0)", "2", str(2 * len(PNG)), "-"],
