@@ -1,9 +1,10 @@
 -- Claim queued jobs of a model version under a lease, or one suspect group; announce slots that stay free.
 -- ARGV     model, version, worker, lease_ms, count (of rows; the last job may have more), bulk_share (one of this many
---          claimed rows is of lane bulk while both lanes wait), record version that the worker reads, isolated ('1' = claim a suspect group), number of
---          shards, retention (4 arguments), tenant shares (JSON: tenant → {weight, limit of running rows}; '' stands
---          for all others; an empty argument = equal weights without limits), max_bulk (at most this many rows of bulk jobs,
---          and no others in their slots; '' = bulk jobs get their share and every slot that stays free)
+--          claimed rows is of lane bulk while both lanes wait), record version that the worker reads, isolated ('1' =
+--          claim a suspect group), number of shards, retention (4 arguments), tenant shares (JSON: tenant → {weight,
+--          limit of running rows}; '' stands for all others; an empty argument = equal weights without limits),
+--          max_bulk (at most this many rows of bulk jobs, and no others in their slots; '' = bulk jobs get their share
+--          and every slot that stays free)
 -- returns  {more, suspects, jobs, bulk, held}: more = 1 if the claim was cut short and the next one finds jobs at once;
 --          suspects = 1 if a suspect group waits; bulk = rows of bulk jobs; held = 1 if slots stay free although bulk
 --          jobs wait; per job {id, attempt, head, input, claimed_us} (see `common`), then facts and retries if it has

@@ -1,11 +1,11 @@
 -- Accept new jobs: enqueue each, or hand it off to a worker with a free slot.
 -- ARGV     gateway that waits for these jobs ('' = none), idempotency_ttl_s, list_limit (ids in a tenant's job list),
 --          list_ttl_s, limits of one model's open jobs: max_jobs (which counts rows) and max_bytes for lane
---          interactive, then for lane bulk; then per job 2 arguments: its description, a MessagePack array, and its input. The description: id,
---          route, kind, deadline_ms, record version, bytes of the input if it has a key of its own, otherwise 0; then, for jobs that have
---          them, each '' if absent: facts (see `common`), idempotency key, digest of the request, webhook, quota
---          ('<jobs> <bytes>' that the tenant may have open, and 'claimed' if its running jobs are limited, which
---          excludes handoffs)
+--          interactive, then for lane bulk; then per job 2 arguments: its description, a MessagePack array, and its
+--          input. The description: id, route, kind, deadline_ms, record version, bytes of the input if it has a key of
+--          its own, otherwise 0; then, for jobs that have them, each '' if absent: facts (see `common`), idempotency
+--          key, digest of the request, webhook, quota ('<rows> <bytes>' that the tenant may have open, and 'claimed' if
+--          its running rows are limited, which excludes handoffs)
 -- returns  per job its created_us, or {result, id, created_us}; result =
 --            | 'new'       the job exists already
 --            | 'replayed'  the idempotency key created this job before; created_us is 0 if its record has expired

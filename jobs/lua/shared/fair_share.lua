@@ -1,9 +1,10 @@
 -- Fair shares of a claim: jobs of a lane by rotation of its tenants or by weights, within their limits of running jobs.
--- `with fair_share`, after `queues`. The script sets `budget`, `shares` and `claim_from_queue`, which adds jobs to `claimed`
--- and their rows to `claimed_rows`. Slots, shares and limits count rows; the last job of a share may go beyond it.
+-- `with fair_share`, after `queues`. The script sets `budget`, `shares` and `claim_from_queue`, which adds jobs to
+-- `claimed` and their rows to `claimed_rows`. Slots, shares and limits count rows; the last job of a share may go beyond it.
 local claimed, claimed_rows, parked = {}, 0, 0
 local budget  -- ids to read, which bounds a claim over many overdue jobs
-local shares  -- tenant → {weight, limit of the rows of running jobs}; '' stands for all others; false = equal weights, no limits
+-- tenant → {weight, limit of running rows}; '' stands for all others; false = equal weights, no limits
+local shares
 local claim_from_queue  -- (queue, limit): claim jobs up to `limit` rows; return whether some are left in the queue
 local running_mark = '-'  -- of the claimed jobs: '+' if their tenant has a limit of running jobs
 local tenants_left = {}  -- lane → tenants in its rotation, once it was read

@@ -216,7 +216,7 @@ def test_batches_of_rows_are_in_the_metrics(service: Service) -> None:
         (line,) = [line for line in lines if line.startswith(f'jitney_batch_size_{name}{{model="counted"}}')]
         return float(line.split()[1])
 
-    wait_until(lambda: counted("sum") > 0, "the batches are counted")
+    wait_until(lambda: counted("sum") == 20, "all rows are counted")
     assert (counted("count"), counted("sum")) == (3, 20)
 
 
