@@ -23,9 +23,9 @@ from jobs.store import codec, inputs, listing, outputs
 from jobs.store.listing import Position
 from jobs.store.outputs import OutputGone
 from jobs.store.settings import StoreSettings
+from jobs.store.submit_results import SubmitResults, caps_of
 
 JOB_LIST_TTL_S = 7 * 86_400  # how long a tenant's list outlives its last submit, in addition to the result TTL
-BROKEN_RETRY_AFTER_S = 60  # an operator must repair it
 FULL_RETRY_AFTER_S = 5
 READ_BATCH: Final = 100  # jobs per pipeline, so that other clients are served in between
 TENANTS_BATCH: Final = 1000  # tenants whose queues one script counts
@@ -61,9 +61,6 @@ class JobStore:
         dead_caps = (settings.dead_letters // settings.shards, settings.dead_letter_bytes // settings.shards)
         self.retention_args = (self.ttl_ms, self.dead_ttl_ms, *(max(1, cap) for cap in dead_caps))
         self._lease_ms = int(settings.lease_s * 1000)
-        # Bulk may use nine tenths of the capacity, so that it never blocks interactive jobs.
-        room = [max(1, cap // settings.shards) for cap in (settings.max_jobs, settings.max_input_bytes)]
-        self._caps = {lane: [max(1, cap * 9 // 10) if lane == "bulk" else cap for cap in room] for lane in LANES}
         list_ttl_s = JOB_LIST_TTL_S + int(settings.result_ttl_s)
         self._submit_args = (settings.idempotency_ttl_s, settings.job_list_limit, list_ttl_s)
         self.tenants = settings.limits()
@@ -132,7 +129,7 @@ class JobStore:
         self, root: str, jobs: Sequence[Submission], waiting_gateway: str, closed: Collection[str]
     ) -> list[Accepted | JitneyError]:
         args: list[Arg] = [waiting_gateway, *self._submit_args]
-        args += [cap for lane in LANES for cap in ((0, 0) if lane in closed else self._caps[lane])]
+        args += [cap for lane in LANES for cap in ((0, 0) if lane in closed else caps_of(self.settings, lane))]
         for job in jobs:
             quota, is_logged = self.tenants.quota(job.tenant), job.tenant in self.listened
             args += self._encoder.submission(job, quota, is_logged=is_logged)
@@ -143,26 +140,9 @@ class JobStore:
         return [
             Accepted(job.id, int(answer), replayed=False)
             if isinstance(answer, bytes)
-            else self._submit_result(job, *answer)
+            else SubmitResults(self.settings, self.tenants).read(job, answer)
             for job, answer in zip(jobs, answers, strict=True)
         ]
-
-    def _submit_result(
-        self, job: Submission, status: bytes, first: bytes, second: bytes, kept: bytes = b"0"
-    ) -> Accepted | JitneyError:
-        if status == b"mismatch":
-            message = f"Idempotency-Key {job.idempotency_key!r} was used with another request"
-            return Refused("idempotency_mismatch", message)
-        if status == b"broken":
-            message = f"the Redis key that should hold the queue of model {job.model} is of another type"
-            return StoreUnavailable(message, retry_after_s=BROKEN_RETRY_AFTER_S)
-        if status == b"lost":
-            return StoreUnavailable("the input was lost on its way to Redis: send the request again")
-        if status == b"quota":
-            return self._refuse_oversized(job) or self._over_quota(job, int(first), int(second), int(kept))
-        if status == b"full":
-            return self._refuse_oversized(job) or self._full(job, int(first), int(second))
-        return Accepted(first.decode(), int(second), replayed=status == b"replayed")
 
     async def read(self, job_ids: Sequence[str]) -> list[Job | None]:
         """Read jobs without large outputs (see `with_output`), READ_BATCH per round trip; None for unknown ones."""
@@ -275,45 +255,6 @@ class JobStore:
                 sums = [sum(pair) for pair in zip(sums, waiting, strict=True)]
                 first += TENANTS_BATCH
         return dict(zip((*LANES, "suspect"), sums, strict=True))
-
-    def _refuse_oversized(self, job: Submission) -> Refused | None:
-        """Refuse a job that alone is above a limit on the sum, so that no wait helps; None if it is not."""
-        if job.rows > 1 and (refusal := self._refuse_rows(job)):
-            return refusal
-        limits = [(self._caps[job.lane][1], f"the inputs of model {job.model} in lane {job.lane}")]
-        if self.tenants.limits(job.tenant).bytes:
-            most_of_tenant = int(self.tenants.quota(job.tenant).split()[1])  # on one shard, as submit.lua counts
-            limits.append((most_of_tenant, "the inputs of all your open jobs"))
-        most, what = min(limits)
-        if len(job.input) <= most:
-            return None
-        message = f"the input has {len(job.input)} bytes, and {what} may have at most {most}: send a smaller input"
-        return Refused("body_too_large", message, limit_bytes=most)
-
-    def _refuse_rows(self, job: Submission) -> Refused | None:
-        """Refuse a job that has more rows than may ever be open."""
-        most, quota = self._caps[job.lane][0], self.tenants.quota(job.tenant).split()
-        if len(quota) > 1:  # of its tenant, on one shard
-            most = min(most, int(quota[0]))
-        if job.rows <= most:
-            return None
-        message = f"the job has {job.rows} rows, and at most {most} may be open: send several jobs"
-        return Refused("invalid_request", message, limit=most)
-
-    def _full(self, job: Submission, jobs: int, size: int) -> JitneyError:
-        s = self.settings
-        message = f"{jobs} jobs of model {job.model} with {size} bytes of input are open; retry later"
-        limits = {"limit_jobs": s.max_jobs, "limit_bytes": s.max_input_bytes}
-        return QueueFull(message, model=job.model, **limits)
-
-    def _over_quota(self, job: Submission, jobs: int, size: int, kept: int) -> JitneyError:
-        limits = self.tenants.limits(job.tenant)
-        outputs_kept = f" and {kept} bytes of outputs are kept" if kept else ""
-        message = f"{jobs} jobs with {size} bytes of input are open{outputs_kept}, and this one would exceed your limit"
-        if kept:
-            message += f"; outputs count for {self.settings.result_ttl_s:g} s after their jobs have ended"
-        facts = {"limit_jobs": limits.jobs, "limit_bytes": limits.bytes, "output_bytes": kept}
-        return OverLimit("quota_exceeded", message, **{name: fact for name, fact in facts.items() if fact})
 
     def unknown(self, job_id: str) -> Refused:
         """Return the same error for unknown, foreign and purged ids."""
