@@ -1,5 +1,6 @@
 """Callers for the fault tests: their requests, and how a patient caller retries."""
 
+import itertools
 import random
 import struct
 import time
@@ -7,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event, Thread
-from typing import Any
+from typing import Any, Final
 
 import httpx2
 
@@ -121,6 +122,9 @@ class Caller:
         return self.random.choice(self.cluster.gateways)
 
 
+_LOADS: Final = itertools.count()
+
+
 class Load:
     """Callers in threads, one job at a time each: retried until accepted, then awaited."""
 
@@ -130,8 +134,9 @@ class Load:
         self.done = self.lost = 0
         self.took_s: list[float] = []  # from the first submit to the end, of each job that is done
         self._models = models
+        load = next(_LOADS)  # two loads of a test must not use the same Idempotency-Keys
         self._threads = [
-            Thread(target=self._call, args=(Caller(cluster, history, seed + n), f"{seed}-{n}"), daemon=True)
+            Thread(target=self._call, args=(Caller(cluster, history, seed + n), f"{seed}-{load}-{n}"), daemon=True)
             for n in range(callers)
         ]
 
