@@ -68,7 +68,15 @@ def test_a_thread_closes_its_socket_itself(moving: Moving, monkeypatch: pytest.M
     """The file descriptor of a socket that another thread closes can become that of a new socket."""
     assert moving.send("before") == "before"
     pool = moving.rq_pool._blocking.connection_pool  # a field for rq and redis-py, which have no public one
-    (used,) = wait_until(lambda: [found._sock for found in pool._in_use_connections], "the thread waits for a job")
+
+    def blocked() -> socket.socket | None:
+        """Return the socket of the thread once it does nothing but wait for a job."""
+        with moving.old.client() as client:
+            waits = any(other["cmd"] in {"blmove", "blpop"} for other in client.client_list())
+        sockets = [found._sock for found in tuple(pool._in_use_connections)]
+        return sockets[0] if waits and len(sockets) == 1 else None
+
+    used = wait_until(blocked, "the thread waits for a job")
     closed_by: queue.SimpleQueue[str] = queue.SimpleQueue()
     close = socket.socket.close
 
