@@ -376,7 +376,10 @@ class RedisClient:
                 protocol=3,
             )
         made = self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call] # untyped in redis-py
-        await made.connect()
+        try:
+            await made.connect()
+        except RuntimeError as error:  # uvloop's, for a write after the server has closed the connection
+            raise ConnectionResetError(f"the connection was closed while it was opened: {error}") from error
         writer: asyncio.StreamWriter = made._writer  # noqa: SLF001 (redis-py has no public way to give its socket away)
         transport = cast("asyncio.Transport", writer.transport)
         made._reader = made._writer = None  # noqa: SLF001 (redis-py must not close the socket)

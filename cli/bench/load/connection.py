@@ -71,7 +71,8 @@ class Connection(asyncio.Protocol):
     def request(self, data: bytes) -> "asyncio.Future[HttpResponse]":
         """Send a complete request. The future raises ConnectionError if the connection breaks before the end."""
         self._response = asyncio.get_running_loop().create_future()
-        if self._transport is None or not self.is_open:
+        # uvloop raises RuntimeError for a write to a closed transport.
+        if self._transport is None or not self.is_open or self._transport.is_closing():
             self._response.set_exception(ConnectionError("the connection is closed"))
         else:
             self._transport.write(data)
