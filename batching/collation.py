@@ -37,7 +37,8 @@ def _stack(arrays: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
 def split_outputs(outputs: Arrays, count: int, padded_size: int = 0) -> list[dict[str, NDArray[np.generic]]]:
     """Split outputs `(n, …)` into `count` items in input order; raises CollationError if n is not the batch's size."""
     check_row_count(outputs, count, padded_size)
-    return [{name: array[row] for name, array in outputs.items()} for row in range(count)]
+    # With `...` a row of texts without dimensions is an array too.
+    return [{name: array[row, ...] for name, array in outputs.items()} for row in range(count)]
 
 
 def check_row_count(outputs: Arrays, count: int, padded_size: int = 0) -> None:

@@ -1,7 +1,7 @@
 """Public Python API: custom tasks, custom engines, and models without the service (docs/models.md).
 
 Task                       base class of every task
-ImageClassification, ImageEmbedding, ObjectDetection, TensorTask
+ImageClassification, ImageEmbedding, ObjectDetection, TabularTask, TensorTask
                            built-in tasks, which a custom task may also derive from
 ModelSpec                  the parsed `model.toml`, passed to tasks and engines
 CustomEngine, TensorSpec   the protocol of an engine, and the description of one input or output
@@ -18,7 +18,15 @@ from model_runtime.engine.onnx_engine import RunFailed
 from model_runtime.model import load_model
 from model_runtime.repository.repository import list_models
 from model_runtime.spec.model_toml import ModelSpec
-from model_runtime.tasks import ImageClassification, ImageEmbedding, ObjectDetection, RetryableError, Task, TensorTask
+from model_runtime.tasks import (
+    ImageClassification,
+    ImageEmbedding,
+    ObjectDetection,
+    RetryableError,
+    TabularTask,
+    Task,
+    TensorTask,
+)
 from model_runtime.tensor_spec import TensorSpec
 
 __all__ = [
@@ -30,6 +38,7 @@ __all__ = [
     "Refused",
     "RetryableError",
     "RunFailed",
+    "TabularTask",
     "Task",
     "TensorSpec",
     "TensorTask",

@@ -28,8 +28,9 @@ from model_runtime.profiling.measuring_lock import measuring_alone
 from model_runtime.profiling.profile_store import StoredProfile
 from model_runtime.repository.repository import ModelFolder, with_version_spec
 from model_runtime.spec.model_toml import ModelError
-from model_runtime.tasks import Task, attach_task, is_custom
+from model_runtime.tasks import TabularTask, Task, attach_task, is_custom
 from model_runtime.tasks.examples import read_own_examples
+from model_runtime.tasks.task import PreparedRow
 from model_runtime.tensor_spec import Array
 
 log = logging.getLogger("jitney.worker")
@@ -45,6 +46,7 @@ class Model:
     `has_custom_task`, `runs_custom_code` (a custom task or engine): user code must not run on an event loop.
     `offload`: preprocess in a thread. `is_journaled_singly`: preprocessing is slow, so the in-flight journal gets each
     item by itself instead of all items that are preprocessed together.
+    `stacks_rows`: the outputs of a job's rows are postprocessed together, stacked along a first dimension.
     `row_group`: the batching group of all items, None if each item has its own.
     `largest_warm_batch`: the largest batch size that `warm_up` has prepared, 0 if none.
     """
@@ -71,7 +73,10 @@ class Model:
         self.largest_warm_batch = 0
         # Read in the loading thread: in a custom task these attributes may be properties that run user code.
         self._kinds = sorted(task.kinds)
+        self._input_fields = list(task.input_fields) if "json" in self._kinds else []
+        self.stacks_rows = task.stacks_rows
         self._max_rows = folder.spec.max_rows if task.takes_rows and not self.has_custom_task else None
+        self._columns = [column.card() for column in task.named_columns()] if isinstance(task, TabularTask) else []
         self._labels = task.label_count if isinstance(task.label_count, int) else None
 
     def preprocess(self, kind: str, data: bytes, parameters: dict[str, Any]) -> dict[str, Array]:
@@ -79,8 +84,8 @@ class Model:
         self._check_kind(kind)
         return self._task.preprocess(kind, data, parameters)
 
-    def preprocess_rows(self, kind: str, data: bytes, parameters: dict[str, Any], rows: int) -> list[dict[str, Array]]:
-        """Return the arrays of each row of an input. Raises Refused."""
+    def preprocess_rows(self, kind: str, data: bytes, parameters: dict[str, Any], rows: int) -> list[PreparedRow]:
+        """Return the arrays and parameters of each row of an input. Raises Refused."""
         self._check_kind(kind)
         if self._max_rows is None:
             raise Refused("invalid_input", f"model {self.name} takes no inputs of several rows")
@@ -173,6 +178,8 @@ class Model:
             "task": self.spec.task,
             "description": self.spec.description,
             "kinds": self._kinds,
+            "input_fields": self._input_fields,
+            "columns": self._columns,
             "inputs": [tensor_spec.card() for tensor_spec in self._engine.inputs],
             "outputs": [tensor_spec.card() for tensor_spec in self._engine.outputs],
             "max_batch": self.max_batch,

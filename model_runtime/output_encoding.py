@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 
 from jobs.contract.errors import Refused
+from jobs.contract.tensors import pack_texts
 from model_runtime.tensor_spec import Array
 
 SLICE_VALUES: Final = 8192  # JSON values that are encoded at a time: about 0.3 ms
@@ -31,7 +32,9 @@ class Base64:
         self.array = array
 
     def raw(self) -> bytes:
-        """Return the values as little-endian bytes, row-major."""
+        """Return the values as little-endian bytes, row-major; texts as in a BYTES tensor."""
+        if self.array.dtype.kind == "O":
+            return pack_texts(self.array.ravel().tolist())
         return np.ascontiguousarray(self.array, self.array.dtype.newbyteorder("<")).tobytes()
 
 
@@ -63,8 +66,10 @@ def encode_rows(array: Array) -> list[bytes]:
 
     A row has at most SLICE_VALUES values. Raises TypeError if orjson cannot encode the array's type.
     """
-    rows, values = len(array), array[0].size
+    rows, values = len(array), array[0, ...].size
     flat = np.ascontiguousarray(array).reshape(rows, values)
+    if flat.dtype.kind == "O":
+        return [orjson.dumps(row)[1:-1] for row in flat.tolist()]
     if flat.size <= SLICE_VALUES:
         return orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].split(b"],[")
     middle = rows // 2

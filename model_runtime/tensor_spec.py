@@ -22,15 +22,20 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "FP16": np.dtype("<f2"),
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
+    "BYTES": np.dtype(object),  # text: each value is a str
 }
 
 
 class TensorSpec(NamedTuple):
-    """One input or output of a model. `shape` is that of one row, without the batch dimension; -1: a free dimension."""
+    """One input or output of a model. `shape` is that of one row, without the batch dimension; -1: a free dimension.
+
+    `labels`: of an output's values, where the model names its classes.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    labels: tuple[str | int, ...] = ()
 
     @property
     def is_fixed(self) -> bool:
@@ -46,3 +51,7 @@ class TensorSpec(NamedTuple):
     def card(self) -> dict[str, Any]:
         """Return the entry of this tensor in the model card, JSON-able."""
         return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
+
+    def zeros(self, shape: Sequence[int]) -> Array:
+        """Return an array of zeros, or of empty texts, of the datatype."""
+        return np.full(shape, "", object) if self.datatype == "BYTES" else np.zeros(shape, DTYPES[self.datatype])

@@ -115,9 +115,8 @@ def router(gateway: Gateway) -> APIRouter:
     async def read_input(tenant: VisibleTenant, job_id: str) -> Response:
         letter = await dead_letters.get_dead_letter(store, tenant, job_id)
         body = await dead_letters.read_input(store, letter)
-        name = image_formats.detect_format(body) if letter.kind == "image" else None
-        content_type = f"image/{name.lower()}" if name else "application/octet-stream"
-        attachment = f'attachment; filename="{job_id}.{name.lower() if name else "bin"}"'
+        content_type, ending = _media_type(letter.kind, body)
+        attachment = f'attachment; filename="{job_id}.{ending}"'
         headers = ((b"content-disposition", attachment.encode()),)
         return to_fastapi_response(HttpResponse(200, body, headers, content_type.encode()))
 
@@ -139,6 +138,14 @@ def router(gateway: Gateway) -> APIRouter:
         return json_response({"purged": await dead_letters.purge_dead_letters(store, [letter.job.id])})
 
     return routes
+
+
+def _media_type(kind: str, body: bytes) -> tuple[str, str]:
+    """Return the media type of an input, and the ending of its file's name."""
+    if kind == "json":
+        return "application/json", "json"
+    name = image_formats.detect_format(body) if kind == "image" else None
+    return (f"image/{name.lower()}", name.lower()) if name else ("application/octet-stream", "bin")
 
 
 def dead_letter_view(letter: DeadLetter) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from jobs.contract.base64_reader import read_base64
 from jobs.contract.errors import Refused
 from jobs.contract.json_reader import describe_value
 
-# datatype → (bytes per value, struct code of one value)
+# datatype → (bytes per value, struct code of one value); values of BYTES, which are texts, have no fixed size
 DATATYPES: dict[str, tuple[int, str]] = {
     "BOOL": (1, "?"),
     "UINT8": (1, "B"),
@@ -32,6 +32,7 @@ DATATYPES: dict[str, tuple[int, str]] = {
     "FP32": (4, "f"),
     "FP64": (8, "d"),
 }
+TEXTS: Final = "BYTES"
 FIELDS: Final = ("datatype", "shape", "data", "b64")
 MAX_DIMENSION: Final = 1 << 40
 _HEADER = struct.Struct("<I")
@@ -40,11 +41,15 @@ _KINDS: Final[dict[str, tuple[set[type], str]]] = {
     "BOOL": ({bool}, "true or false"),
     "INT": ({int}, "whole numbers"),
     "FP": ({int, float}, "numbers"),
+    TEXTS: ({str}, "text"),
 }
 
 
 class Tensor(NamedTuple):
-    """One tensor, without the batch dimension. `data` holds the values row-major, little-endian."""
+    """One tensor, without the batch dimension. `data` holds the values row-major, little-endian.
+
+    A value of BYTES is UTF-8 text after its length in bytes, an unsigned integer of 32 bits.
+    """
 
     datatype: str
     shape: tuple[int, ...]
@@ -52,7 +57,7 @@ class Tensor(NamedTuple):
 
 
 def size_bytes(datatype: str, shape: Sequence[int]) -> int:
-    """Return the number of bytes of a tensor."""
+    """Return the number of bytes of a tensor, which is not one of BYTES."""
     return DATATYPES[datatype][0] * prod(shape)
 
 
@@ -62,9 +67,9 @@ def read_tensor_header(name: str, value: Any) -> tuple[str, tuple[int, ...]]:
         message = f"tensor {describe_value(name)} must be an object of datatype, shape, and data or b64"
         raise Refused("invalid_request", message, allowed=list(FIELDS))
     datatype, shape = value["datatype"], value["shape"]
-    if not isinstance(datatype, str) or datatype not in DATATYPES:
+    if not isinstance(datatype, str) or (datatype not in DATATYPES and datatype != TEXTS):
         message = f"tensor {describe_value(name)}: datatype {describe_value(datatype)} is not one of the allowed ones"
-        raise Refused("invalid_input", message, allowed=list(DATATYPES))
+        raise Refused("invalid_input", message, allowed=[*DATATYPES, TEXTS])
     if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < MAX_DIMENSION for size in shape):
         raise Refused("invalid_request", f"tensor {describe_value(name)}: shape must be a list of whole numbers from 0")
     if 0 in shape and prod(filter(None, shape)) >= MAX_DIMENSION:
@@ -85,6 +90,9 @@ def read_tensor_values(name: str, datatype: str, shape: tuple[int, ...], value: 
     if not isinstance(value["b64"], str):
         raise Refused("malformed_request", f"tensor {describe_value(name)}: b64 must be base64 text")
     data = read_base64(value["b64"], f"tensor {describe_value(name)}: b64")
+    if datatype == TEXTS:
+        unpack_texts(name, Tensor(datatype, shape, data))
+        return Tensor(datatype, shape, data)
     if len(data) != (expected := size_bytes(datatype, shape)):
         message = f"tensor {describe_value(name)}: {datatype} {list(shape)} takes {expected} bytes, not {len(data)}"
         raise Refused("invalid_input", message)
@@ -101,14 +109,19 @@ def check_tensor_bytes(name: str, datatype: str, data: bytes) -> None:
 def from_numbers(name: str, datatype: str, shape: tuple[int, ...], values: Sequence[Any]) -> Tensor:
     """Build a tensor from JSON values, flat or nested like the shape. Raises Refused.
 
-    The JSON type must match: true and false for BOOL, whole numbers for integers, any number for floats.
+    The JSON type must match: true and false for BOOL, whole numbers for integers, any number for floats, text for
+    BYTES.
     """
-    _, code = DATATYPES[datatype]
     if values and type(values[0]) is list:
         values = _flatten(name, shape, values)
     if len(values) != prod(shape):
         message = f"tensor {describe_value(name)}: shape {list(shape)} takes {prod(shape)} values, not {len(values)}"
         raise Refused("invalid_input", message)
+    if datatype == TEXTS:
+        if not {*map(type, values)} <= {str}:
+            raise _invalid_value(name, datatype, values, "")
+        return Tensor(datatype, shape, pack_texts(values))
+    _, code = DATATYPES[datatype]
     # struct rejects numbers of the wrong kind, but accepts a bool as a number and any value as a bool.
     fits = {*map(type, values)} <= {bool} if datatype == "BOOL" else bool not in map(type, values)
     try:
@@ -144,6 +157,30 @@ def _flatten(name: str, shape: tuple[int, ...], values: Sequence[Any]) -> Sequen
     return values
 
 
+def pack_texts(texts: Sequence[str]) -> bytes:
+    """Return texts as the values of a BYTES tensor."""
+    encoded = [text.encode() for text in texts]
+    return b"".join(chain.from_iterable((_HEADER.pack(len(text)), text) for text in encoded))
+
+
+def unpack_texts(name: str, tensor: Tensor) -> list[str]:
+    """Return the texts of a BYTES tensor, row-major. Raises Refused if its bytes are not as many texts."""
+    what, texts, at, data = f"tensor {describe_value(name)}", list[str](), 0, bytes(tensor.data)
+    try:
+        while at < len(data):
+            (size,) = _HEADER.unpack_from(data, at)
+            at += _HEADER.size + size
+            if at > len(data):
+                raise Refused("invalid_input", f"{what}: text {len(texts)} of {size} bytes ends beyond the data")
+            texts.append(data[at - size : at].decode())
+    except (struct.error, UnicodeDecodeError) as error:
+        raise Refused("invalid_input", f"{what}: text {len(texts)} cannot be read: {error}") from error
+    if len(texts) != prod(tensor.shape):
+        message = f"{what}: shape {list(tensor.shape)} takes {prod(tensor.shape)} texts, not {len(texts)}"
+        raise Refused("invalid_input", message)
+    return texts
+
+
 def to_numbers(tensor: Tensor) -> list[float]:
     """Return the values as Python numbers, flat and row-major."""
     code = DATATYPES[tensor.datatype][1]
@@ -152,14 +189,18 @@ def to_numbers(tensor: Tensor) -> list[float]:
 
 def pack_tensors(tensors: Mapping[str, Tensor]) -> bytes:
     """Pack tensors into a frame. The caller has checked the shapes against the data."""
-    header = _pack_header(tuple((name, t.datatype, t.shape) for name, t in tensors.items()))
+    header = _pack_header(
+        tuple((name, t.datatype, t.shape, len(t.data) * (t.datatype == TEXTS)) for name, t in tensors.items())
+    )
     return b"".join((header, *(t.data for t in tensors.values())))
 
 
 @lru_cache(64)
-def _pack_header(tensors: Sequence[tuple[str, str, tuple[int, ...]]]) -> bytes:
-    """Pack the names, data types and shapes of tensors. Cached, because those of a model repeat."""
-    header = orjson.dumps({name: [datatype, shape] for name, datatype, shape in tensors})
+def _pack_header(tensors: Sequence[tuple[str, str, tuple[int, ...], int]]) -> bytes:
+    """Pack the names, data types, shapes, and sizes of texts. Cached, because those of a model repeat."""
+    header = orjson.dumps(
+        {name: [datatype, shape, *[size] * (datatype == TEXTS)] for name, datatype, shape, size in tensors}
+    )
     return _HEADER.pack(len(header)) + header
 
 
@@ -169,8 +210,8 @@ def unpack_tensors(frame: bytes) -> dict[str, Tensor]:
         (length,) = _HEADER.unpack_from(frame)
         header = orjson.loads(frame[4 : 4 + length])
         at, view, tensors = 4 + length, memoryview(frame), {}
-        for name, (datatype, shape) in header.items():
-            end = at + size_bytes(datatype, shape)
+        for name, (datatype, shape, *size) in header.items():
+            end = at + (size[0] if size else size_bytes(datatype, shape))
             tensors[name] = Tensor(datatype, tuple(shape), view[at:end])
             at = end
     except (struct.error, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -10,6 +10,7 @@ from jobs.contract import image_formats, tensors, webhook_request
 from jobs.contract.address_policy import AddressPolicy
 from jobs.contract.errors import Refused
 from jobs.contract.ids import choose_shard, new_job_id
+from jobs.contract.input_fields import encode_input
 from jobs.contract.job import Kind, Submission
 from jobs.contract.job_request import JobRequest
 from jobs.contract.json_reader import describe_value
@@ -137,7 +138,7 @@ def _check_rows(rows: int, card: ModelCard) -> None:
     limit = card.get("max_rows")
     if limit is None:
         message = f"model {card['name']} has the task {card.get('task')}, which takes no rows: send one job per item"
-        raise Refused("invalid_request", f"{message}, or use a model of an allowed task", allowed=["tensor"])
+        raise Refused("invalid_request", f"{message}, or use a model of an allowed task", allowed=["tensor", "tabular"])
     if rows > limit:
         message = f"a job for model {card['name']} may have at most {limit} rows, and this one has {rows}"
         raise Refused("invalid_request", f"{message}: send several jobs", limit=limit)
@@ -152,6 +153,14 @@ def _choose_input(request: JobRequest, card: ModelCard, rows: int) -> tuple[Kind
         return "image", _check_image(image)
     if request.tensors is not None and "tensors" in kinds:
         return "tensors", tensors.pack_tensors(_read_tensors(request.tensors, card, rows))
+    if request.fields is not None:
+        (name,) = request.fields
+        accepted = card.get("input_fields") or []
+        if name in accepted:
+            return "json", encode_input(request.fields)
+        raise Refused(
+            "invalid_input", f"model {card['name']} does not accept {name!r}", allowed=[*accepted] or [*kinds]
+        )
     sent = "an image" if image is not None else "tensors"
     raise Refused("invalid_input", f"model {card['name']} does not accept {sent}", allowed=list(kinds))
 

@@ -131,9 +131,9 @@ def _constant(keys: TensorKeys, tensor_spec: TensorSpec, axis: int | None) -> tu
     if axis is not None and tensor_spec.shape[axis] != -1:
         axis = None
     shape = without(tensor_spec.shape, axis)
-    kind = {"b": "true or false", "f": "numbers"}.get(dtype.kind, "whole numbers")
+    kind = {"b": "true or false", "f": "numbers", "O": "texts"}.get(dtype.kind, "whole numbers")
     allowed = f"allowed: {kind} of {tensor_spec.datatype}, one for all or lists of the shape {list(shape)}"
-    types: set[type] = {"b": {bool}, "f": {int, float}}.get(dtype.kind, {int})  # type: ignore[assignment]
+    types: set[type] = {"b": {bool}, "f": {int, float}, "O": {str}}.get(dtype.kind, {int})  # type: ignore[assignment]
     try:
         row = np.asarray(value, dtype) if {*map(type, _flatten(value))} <= types else None
     except (ValueError, OverflowError):  # ragged lists, or a number out of range

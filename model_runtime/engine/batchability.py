@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from model_runtime.engine.batch_axes import Axes, BatchAxes, DimNames, is_batch_name, without
-from model_runtime.profiling.synthetic_inputs import GUESSES
+from model_runtime.profiling.synthetic_inputs import GUESSES, WORDS
 from model_runtime.tensor_spec import DTYPES, Array, TensorSpec
 
 Run = Callable[[dict[str, Array]], Mapping[str, Array]]
@@ -51,10 +51,7 @@ class _Probe(NamedTuple):
     side: int = 1
 
     def run_zeros(self, rows: int) -> Mapping[str, Array]:
-        zeros = {
-            tensor_spec.name: np.zeros(self._sides(tensor_spec, rows), DTYPES[tensor_spec.datatype])
-            for tensor_spec in self.inputs
-        }
+        zeros = {tensor_spec.name: tensor_spec.zeros(self._sides(tensor_spec, rows)) for tensor_spec in self.inputs}
         return self.run_rows(zeros, rows)
 
     def run_rows(self, arrays: dict[str, Array], rows: int) -> Mapping[str, Array]:
@@ -202,8 +199,10 @@ _SEQUENCE: Final = "a row's result depends on the rows before or after it"
 
 
 def _random_values(datatype: str, shape: Sequence[int], random: np.random.Generator) -> Array:
-    """Return numbers of usual size; integers are 0 and 1, which suits indices, counts and flags."""
+    """Return numbers of usual size; integers are 0 and 1, which suits indices, counts and flags. Texts are words."""
     dtype = DTYPES[datatype]
+    if dtype.kind == "O":
+        return random.choice(np.array(WORDS, object), shape)
     if dtype.kind == "f":
         return random.standard_normal(shape).astype(dtype)
     return random.integers(0, 256 if datatype == "UINT8" else 2, shape).astype(dtype)
@@ -236,6 +235,8 @@ def _rows_apart(probe: _Probe) -> str:
 def _differs(expected: Array, actual: Array) -> bool:
     if expected.shape != actual.shape:
         return True
+    if expected.dtype.kind == "O":
+        return not np.array_equal(expected, actual)
     a, b = expected.astype(np.float64), actual.astype(np.float64)
     largest = float(np.abs(a[np.isfinite(a)]).max(initial=0.0))
     return not np.allclose(a, b, rtol=0, atol=_APART * largest, equal_nan=True)

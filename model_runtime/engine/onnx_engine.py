@@ -13,10 +13,12 @@ from model_runtime.cpus import usable_cpus
 from model_runtime.engine.batch_axes import BatchAxes, resolve_axes
 from model_runtime.engine.batchability import Batchability, OutOfMemory, probe_batchability
 from model_runtime.engine.device_info import device_name
+from model_runtime.engine.list_outputs import ListOutput
 from model_runtime.engine.onnx_runtime import VERSION, Fault, RunFailed, Stop, classify_error
 from model_runtime.engine.onnx_session import OnnxSession, ProviderUnavailable, missing_for_provider
 from model_runtime.engine.providers import PROVIDER_NAMES, GpuOptions, tensorrt_version
 from model_runtime.repository.host_memory import format_bytes, row_bytes, usable_bytes
+from model_runtime.repository.onnx_file import read_class_labels
 from model_runtime.repository.path_checks import check_onnx
 from model_runtime.spec.model_toml import ModelError
 from model_runtime.spec.tensors import TensorKeys
@@ -29,6 +31,7 @@ _DATATYPES: Final = {
     "float16": "FP16",
     "float": "FP32",
     "double": "FP64",
+    "string": "BYTES",
     **{f"{sign}int{bits}": f"{sign.upper()}INT{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
 
@@ -66,7 +69,14 @@ class OnnxEngine:
         self._selection_note = note
         inputs = [_declared_spec(onnx_path, "input", node) for node in self._session.inputs]
         answered = set(keys.answered([node.name for node in self._session.outputs]))
-        outputs = [_declared_spec(onnx_path, "output", node) for node in self._session.outputs if node.name in answered]
+        lists = self._session.list_outputs
+        outputs = [
+            TensorSpec(node.name, lists[node.name].datatype, lists[node.name].shape)
+            if node.name in lists
+            else _declared_spec(onnx_path, "output", node)
+            for node in self._session.outputs
+            if node.name in answered
+        ]
         names = {node.name: _dim_names(node) for node in (*self._session.inputs, *self._session.outputs)}
         axes = resolve_axes(keys, inputs, outputs, names)
         _check_tensor_specs(onnx_path, inputs, outputs, axes)
@@ -77,7 +87,11 @@ class OnnxEngine:
         self.checked: bool | None = None  # result of the consistency check; None if it did not run or proves nothing
         self.drift: float | None = None  # the largest that it found
         self.inputs = self._axes.row_specs(inputs, self._axes.inputs)
-        self.outputs = self._axes.row_specs(outputs, self._axes.outputs)
+        class_labels = read_class_labels(onnx_path)
+        self.outputs = [
+            _with_labels(spec, lists.get(spec.name), class_labels)
+            for spec in self._axes.row_specs(outputs, self._axes.outputs)
+        ]
 
     @property
     def provider_note(self) -> str:
@@ -100,9 +114,11 @@ class OnnxEngine:
 
     def warm_up(self, arrays: Mapping[str, Array]) -> None:
         """Prepare this batch size; on a GPU, bind its buffers and record its CUDA graph. Raises RunFailed."""
-        if self.provider == "cpu" or not all(
-            tensor_spec.is_fixed for tensor_spec in self.outputs
-        ):  # free output shapes cannot be bound
+        is_bindable = all(
+            spec.is_fixed and spec.datatype != "BYTES" and spec.name not in self._session.list_outputs
+            for spec in (*self.inputs, *self.outputs)
+        )
+        if self.provider == "cpu" or not is_bindable:
             self.run(arrays)
         else:
             self._session.bind_buffers(self.arrange(arrays), rows=_row_count(arrays))
@@ -145,8 +161,20 @@ def _declared_spec(path: Path, what: str, node: Any) -> TensorSpec:
     return TensorSpec(node.name, datatype, shape)
 
 
+def _with_labels(
+    spec: TensorSpec, list_output: ListOutput | None, class_labels: Sequence[tuple[str | int, ...]]
+) -> TensorSpec:
+    """Return the spec of an output row with the labels of its values: a map's keys, or the only ones that fit."""
+    if list_output is not None and list_output.labels:
+        return spec._replace(shape=(len(list_output.labels),), labels=list_output.labels)
+    fitting = [labels for labels in class_labels if (len(labels),) == spec.shape]
+    return spec._replace(labels=fitting[0]) if len(fitting) == 1 and spec.datatype.startswith("FP") else spec
+
+
 def _dim_names(node: Any) -> list[str]:
     """Return the names of free dimensions; "" for others. Some exporters write a number as the name."""
+    if not node.type.startswith("tensor("):
+        return []
     return [side if isinstance(side, str) and not side.lstrip("-").isdigit() else "" for side in node.shape]
 
 

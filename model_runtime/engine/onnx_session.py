@@ -18,6 +18,7 @@ from model_runtime.engine import providers, tensorrt_cache
 from model_runtime.engine.batch_axes import without
 from model_runtime.engine.device_info import device_name, query_driver
 from model_runtime.engine.io_binding import IoBinding
+from model_runtime.engine.list_outputs import ListOutput
 from model_runtime.engine.onnx_runtime import VERSION, RunFailed, Stop, classify_error, clean_message, onnxruntime
 from model_runtime.engine.providers import PROVIDER_NAMES, GpuOptions, ProviderOptions
 from model_runtime.repository.onnx_file import OnnxMetadata, read_onnx_metadata
@@ -37,7 +38,7 @@ class OnnxSession:
     """A session of ONNX Runtime. `note`: differences from the requested options, or "".
 
     `placement`: the number of nodes by provider; empty if ONNX Runtime does not report it. `output_names`: the outputs
-    to compute, at first all of them.
+    to compute, at first all of them. `list_outputs`: those that are no tensors, by name; a run returns arrays for them.
     """
 
     def __init__(
@@ -50,6 +51,8 @@ class OnnxSession:
         self._session = self._open(threads)
         self.placement = _placement(self._session)
         self.output_names = [node.name for node in self._session.get_outputs()]
+        found = (ListOutput.of(node.name, node.type) for node in self._session.get_outputs())
+        self.list_outputs = {each.name: each for each in found if each is not None}
         self._bound: dict[int, IoBinding] = {}
         self._binding_lock = Lock()  # bound buffers allow one run at a time
         # ONNX Runtime requires all runs of a session with CUDA graphs on the same thread.
@@ -79,6 +82,11 @@ class OnnxSession:
                 with self._binding_lock:
                     return bound.run(feed, self._options(stop, str(rows)))
             values = self._session.run(self.output_names, feed, self._options(stop, _NO_GRAPH))
+            if self.list_outputs:
+                values = [
+                    self.list_outputs[name].to_array(value) if name in self.list_outputs else value
+                    for name, value in zip(self.output_names, values, strict=True)
+                ]
         except Exception as error:
             raise RunFailed(clean_message(error), classify_error(error)) from error
         return dict(zip(self.output_names, values, strict=True))

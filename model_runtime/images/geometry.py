@@ -34,13 +34,14 @@ def compute_placement(picture: Size, spec: ImageSpec) -> Placement:
         return Placement(picture, picture, picture, 0, 0)
     if isinstance(spec.resize, int):
         resized = _by_shorter_side(picture, spec.resize)
-    elif spec.fit == "letterbox":
+    elif spec.fit != "stretch":
         resized = _within(picture, spec.resize[::-1])
     else:
         resized = spec.resize[::-1]
     full = resized if isinstance(spec.resize, int) else spec.resize[::-1]
     width, height = spec.crop[::-1] if spec.crop else full
-    left, top = (int((outer - inner) / 2) for outer, inner in zip((width, height), resized, strict=True))
+    share = 0.0 if spec.fit == "letterbox-corner" else 0.5
+    left, top = (int((outer - inner) * share) for outer, inner in zip((width, height), resized, strict=True))
     return Placement((width, height), picture, resized, left, top)
 
 

@@ -8,11 +8,9 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-import numpy as np
-
 from batching.collation import stack_items
 from model_runtime.profiling.profile_store import Latency, StoredProfile
-from model_runtime.tensor_spec import DTYPES, Array, TensorSpec
+from model_runtime.tensor_spec import Array, TensorSpec
 
 MAX_MEASURED_BATCH: Final = 64  # limit of measured caps; an operator may set a larger one
 COST_TOLERANCE: Final = 0.95  # a size is good if the lowest cost per row is at least this share of its own
@@ -122,9 +120,7 @@ def lowest_cost(known: Mapping[int, RunTimes]) -> float:
 
 def zero_batch(inputs: Sequence[TensorSpec], rows: int) -> dict[str, Array]:
     """Return a batch of zeros."""
-    return {
-        tensor_spec.name: np.zeros((rows, *tensor_spec.shape), DTYPES[tensor_spec.datatype]) for tensor_spec in inputs
-    }
+    return {tensor_spec.name: tensor_spec.zeros((rows, *tensor_spec.shape)) for tensor_spec in inputs}
 
 
 def sizes_up_to(largest: int, others: Iterable[int] = ()) -> list[int]:

@@ -19,6 +19,7 @@ GUESSES: Final = (16, 32, 64, 224, 128, 8, 1)
 SCALE: Final = 16  # of rows that are smaller or larger than usual
 AMPLIFICATION: Final = (1000, -1e6)  # times a usual number
 MAX_INDEX: Final = 1 << 20
+WORDS: Final = ("", "a", "b", "other", "yes", "no", "1", "0")  # texts
 MAX_NUMBER: Final = 1000  # of integers that are no index, such as masks and counts
 STYLE_NUMBERS: Final = (1, 3, 255, MAX_NUMBER, 15)  # the largest of them by style
 # An integer whose run time grows with its value is a size or a count, and no index.
@@ -161,6 +162,8 @@ class RowGenerator:
         dtype = DTYPES[tensor_spec.datatype]
         if dtype.kind == "f":
             return STYLES[style](random, shape).astype(dtype)
+        if dtype.kind == "O":
+            return random.choice(np.array(WORDS, object), shape)
         if tensor_spec.datatype == "UINT8":  # pixels
             return random.integers(0, 256, shape).astype(dtype)
         top = self.tops.get(tensor_spec.name, 1)
@@ -171,6 +174,8 @@ class RowGenerator:
     def _scale(self, name: str, array: Array, factor: float) -> Array:
         if array.dtype.kind == "f":
             return _multiply(array, factor)
+        if array.dtype.kind == "O":
+            return array
         top = 255 if array.dtype == np.uint8 else self.tops.get(name, 0) if name in self.indices else 0
         if not top:
             return array
@@ -182,6 +187,8 @@ class RowGenerator:
             return _multiply(array, AMPLIFICATION[at])
         if array.dtype.kind == "b":
             return ~array
+        if array.dtype.kind == "O":
+            return np.full_like(array, WORDS[at])
         return np.full_like(array, 0 if at else 255 if array.dtype == np.uint8 else self.tops.get(name, 1))
 
 

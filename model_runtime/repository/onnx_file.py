@@ -24,6 +24,9 @@ _TENSOR_PATHS: Final[Mapping[str, Mapping[int, str]]] = {
 }
 _GRAPH: Final = 7
 _NODE, _WEIGHT, _INPUT = 1, 5, 11  # fields of a graph
+_ATTRIBUTE: Final = 5  # field of a node
+_INTEGERS, _TEXTS = 8, 9  # fields of an attribute
+_CLASS_LABELS: Final = "classlabels_"  # of the classifiers and ZipMap of the domain ai.onnx.ml
 _EXTERNAL_DATA: Final = 13
 _FIXED: Final = {1: 8, 5: 4}  # wire type → bytes
 
@@ -48,12 +51,9 @@ class OnnxMetadata(NamedTuple):
 def read_external_data(path: Path) -> list[ExternalData]:
     """Return all external data, also of subgraphs and functions. Raises ModelError if it is not an ONNX model."""
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            if not size:
-                raise ModelError(path, None, "is empty: not an ONNX model")
-            # Not closed explicitly, as an exception may still hold views of it.
-            return _find(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), path)
+        if not path.stat().st_size:
+            raise ModelError(path, None, "is empty: not an ONNX model")
+        return _find(_map(path), path)
     except OSError as error:
         raise ModelError(path, None, f"cannot be read: {error.strerror}") from error
 
@@ -75,6 +75,43 @@ def read_onnx_metadata(path: Path) -> OnnxMetadata:
         digest.hexdigest(),
         sum(file.stat().st_size for file in files),
     )
+
+
+def read_class_labels(path: Path) -> list[tuple[str | int, ...]]:
+    """Return the distinct lists of class labels that classifiers of a checked file name in their attributes."""
+    found: dict[tuple[str | int, ...], None] = {}
+    graph = _fields(_map(path), _GRAPH)[-1]
+    for node in _fields(graph, _NODE):
+        for attribute in _fields(node, _ATTRIBUTE):
+            if _text(attribute, 1).startswith(_CLASS_LABELS) and (labels := _labels(attribute)):
+                found[labels] = None
+    return list(found)
+
+
+def _map(path: Path) -> memoryview:
+    with path.open("rb") as file:
+        # Not closed explicitly, as an exception may still hold views of it.
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _labels(attribute: memoryview) -> tuple[str | int, ...]:
+    """Return the integers or texts of an attribute."""
+    labels: list[str | int] = []
+    for number, value in iterate_fields(attribute):
+        if number == _TEXTS and isinstance(value, memoryview):
+            labels.append(bytes(value).decode())
+        elif number == _INTEGERS and isinstance(value, int):
+            labels.append(_signed(value))
+        elif number == _INTEGERS and isinstance(value, memoryview):  # packed
+            at = 0
+            while at < len(value):
+                integer, at = _varint(value, at)
+                labels.append(_signed(integer))
+    return tuple(labels)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
 
 
 def _find(view: memoryview, path: Path) -> list[ExternalData]:

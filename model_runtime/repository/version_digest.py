@@ -26,7 +26,7 @@ def compute_digest(folder: ModelFolder) -> str:
     settings = spec.model_dump(exclude=_MACHINE_SETTINGS, exclude_defaults=True, warnings=False)
     total = hashlib.sha256(repr(sorted(settings.items())).encode())
     has_custom_code = ".py:" in f"{spec.task} {spec.engine}"
-    names = {spec.classification.labels, spec.detection.labels}
+    names = {spec.classification.labels, spec.detection.labels, spec.tabular.labels}
     beside = [path for path in folder.path.iterdir() if has_custom_code or path.name in names]
     for path in sorted([*_files(beside), *_files(folder.onnx.parent.rglob("*"))]):
         with path.open("rb") as file:

@@ -71,7 +71,8 @@ _SIDES = f"1 to {SIDE_LIMIT}"
 class ImageSpec(BaseModel):
     """`[image]`: decode, flatten on `background`, resize, crop the centre, then (pixel * scale - mean) / std.
 
-    `fit`: stretch an image of other proportions to [height, width], or letterbox it on `background`.
+    `fit`: stretch an image of other proportions to [height, width], or letterbox it on `background`, in the middle or
+    in the top left corner.
 
     Error messages quote the fields' descriptions, which say what is allowed. Explicit keys override those of `preset`;
     `resize` or `crop` replaces both keys of the preset.
@@ -86,7 +87,9 @@ class ImageSpec(BaseModel):
     crop: Annotated[tuple[int, int] | None, PlainValidator(_square_or_pair)] = Field(
         None, description=f"pixels of a square ({_SIDES}), or [height, width]"
     )
-    fit: Literal["stretch", "letterbox"] = Field("stretch", description="stretch, letterbox")
+    fit: Literal["stretch", "letterbox", "letterbox-corner"] = Field(
+        "stretch", description="stretch, letterbox (in the middle), letterbox-corner (top left)"
+    )
     filter: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = Field(
         "bilinear", description="nearest, box, bilinear, hamming, bicubic, lanczos"
     )
@@ -128,7 +131,7 @@ class ImageSpec(BaseModel):
         if not isinstance(name, str) or name not in PRESETS:
             return values
         preset = dict(PRESETS[name])
-        if "resize" in values or "crop" in values or values.get("fit") == "letterbox":
+        if "resize" in values or "crop" in values or values.get("fit", "stretch") != "stretch":
             preset.pop("resize", None)
             preset.pop("crop", None)
         if values.get("color") in {"RGB", "BGR"} and values["color"] != preset.get("color", "RGB"):
@@ -139,8 +142,8 @@ class ImageSpec(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.fit == "letterbox" and (self.crop or isinstance(self.resize, int)):
-            raise ValueError('fit = "letterbox" needs both sides and no crop; allowed: resize = [height, width]')
+        if self.fit != "stretch" and (self.crop or isinstance(self.resize, int)):
+            raise ValueError(f'fit = "{self.fit}" needs both sides and no crop; allowed: resize = [height, width]')
         if self.crop and self.resize is None:
             raise ValueError("crop needs resize; allowed: resize = pixels of the shorter side")
         if self.crop and self.resize:

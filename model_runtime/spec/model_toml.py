@@ -60,19 +60,45 @@ class DetectionSpec(_Section):
     labels: str | None = Field(
         None, pattern=_FILE_NAME, description="the name of a text file in the model's folder, one label per line"
     )
-    format: Literal["yolo", "yolo-objectness", "boxes-scores"] = Field(
+    format: Literal["yolo", "yolo-objectness", "boxes-scores", "box-score-class"] = Field(
         "yolo",
         description="yolo (one output: box, scores), yolo-objectness (one output: box, objectness, scores), "
-        "boxes-scores (two outputs)",
+        "boxes-scores (two outputs), box-score-class (one output of boxes that the model has selected)",
     )
-    box: Literal["cxcywh", "xyxy", "yxyx"] = Field("cxcywh", description="cxcywh, xyxy, yxyx")
+    box: Literal["cxcywh", "xyxy", "yxyx"] | None = Field(
+        None, description="cxcywh, xyxy, yxyx; if omitted, xyxy for box-score-class, else cxcywh"
+    )
     relative: bool = Field(False, description="true (boxes as fractions of the input's sides), false (in input pixels)")
     scores: Literal["probability", "sigmoid", "softmax"] = Field(
         "probability", description="probability (unchanged), sigmoid, softmax (the last class is the background)"
     )
     score_threshold: float = Field(0.25, ge=0, le=1, description="a number from 0 to 1")
-    iou_threshold: float = Field(0.45, ge=0, le=1, description="a number from 0 to 1 (1: keep overlapping boxes)")
+    iou_threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="a number from 0 to 1 (1: keep overlapping boxes); if omitted, 1 for box-score-class, else 0.45",
+    )
     max_detections: int = Field(100, ge=1, le=1000, description="a whole number from 1 to 1000")
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
+        raise ValueError
+    if len(set(value)) < len(value):
+        raise ValueError
+    return tuple(value)
+
+
+class TabularSpec(_Section):
+    """`[tabular]`: the names of columns and classes."""
+
+    columns: Annotated[tuple[str, ...], BeforeValidator(_names)] | None = Field(
+        None, description="a list of distinct names, one for each column; if omitted, the names of the model's inputs"
+    )
+    labels: str | None = Field(
+        None, pattern=_FILE_NAME, description="the name of a text file in the model's folder, one label per line"
+    )
 
 
 class RetrySpec(_Section):
@@ -107,8 +133,8 @@ class ModelSpec(_Section):
     """`model.toml`. The names of durations end in their unit. Every key except `task` has a default."""
 
     task: str = Field(
-        pattern=r"^(image-classification|image-embedding|object-detection|tensor|[A-Za-z0-9_][A-Za-z0-9_.-]*\.py:[A-Za-z_][A-Za-z0-9_]*)$",
-        description="image-classification, image-embedding, object-detection, tensor, "
+        pattern=r"^(image-classification|image-embedding|object-detection|tabular|tensor|[A-Za-z0-9_][A-Za-z0-9_.-]*\.py:[A-Za-z_][A-Za-z0-9_]*)$",
+        description="image-classification, image-embedding, object-detection, tabular, tensor, "
         "or file.py:ClassName of a file in the model's folder",
     )
     description: str = Field("", max_length=4000, description="text of at most 4000 characters")
@@ -160,6 +186,7 @@ class ModelSpec(_Section):
         default_factory=ClassificationSpec, description="a table of keys under [classification]"
     )
     embedding: EmbeddingSpec = Field(default_factory=EmbeddingSpec, description="a table of keys under [embedding]")
+    tabular: TabularSpec = Field(default_factory=TabularSpec, description="a table of keys under [tabular]")
     detection: DetectionSpec = Field(default_factory=DetectionSpec, description="a table of keys under [detection]")
 
 

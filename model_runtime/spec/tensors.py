@@ -19,10 +19,10 @@ Axis = Annotated[int | Literal["none"] | None, BeforeValidator(_axis)]
 
 
 def _constant(value: Any) -> Any:
-    """Accept a number, a boolean, or nested lists of them."""
+    """Accept a number, a boolean, a text, or nested lists of them."""
     if isinstance(value, list) and value:
         return [_constant(part) for part in value]
-    if isinstance(value, bool | int | float):
+    if isinstance(value, bool | int | float | str):
         return value
     raise ValueError
 
@@ -34,7 +34,8 @@ class InputSpec(BaseModel):
 
     batch_axis: Axis = Field(None, description=AXIS_ALLOWED)
     value: Annotated[Any, BeforeValidator(_constant)] = Field(
-        None, description="a number, true or false, or a list of them: the worker feeds it, jobs do not send this input"
+        None,
+        description="a number, true or false, a text, or a list of them: the worker feeds it, jobs do not send it",
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from jobs.contract.input_fields import JSON_INPUT_FIELDS
 from model_runtime.engine.open_engine import AnyEngine
 from model_runtime.repository.module_loading import load_module
 from model_runtime.repository.path_checks import check_file
@@ -12,6 +13,7 @@ from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
 from model_runtime.tasks.image_classification import ImageClassification
 from model_runtime.tasks.image_embedding import ImageEmbedding
 from model_runtime.tasks.object_detection import ObjectDetection
+from model_runtime.tasks.tabular import TabularTask
 from model_runtime.tasks.task import KINDS, RetryableError, Task
 from model_runtime.tasks.tensor import TensorTask
 from model_runtime.tensor_spec import TensorSpec
@@ -21,6 +23,7 @@ __all__ = [
     "ImageEmbedding",
     "ObjectDetection",
     "RetryableError",
+    "TabularTask",
     "Task",
     "TensorTask",
     "attach_task",
@@ -32,6 +35,7 @@ _BUILT_IN: Final[dict[str, type[Task]]] = {
     "image-classification": ImageClassification,
     "image-embedding": ImageEmbedding,
     "object-detection": ObjectDetection,
+    "tabular": TabularTask,
     "tensor": TensorTask,
 }
 
@@ -56,6 +60,9 @@ def load_task(spec: ModelSpec, folder: Path, inputs: Sequence[TensorSpec], outpu
         raise ModelError(file, class_name, f"{type(error).__name__}: {error}") from error
     if not isinstance(task.kinds, frozenset | set) or not task.kinds or not task.kinds <= KINDS:
         raise ModelError(file, class_name, f"kinds = {task.kinds}; allowed: one or more of {sorted(KINDS)}")
+    if "json" in task.kinds and not {*task.input_fields} <= {*JSON_INPUT_FIELDS}:
+        allowed = ", ".join(JSON_INPUT_FIELDS)
+        raise ModelError(file, class_name, f"input_fields = {task.input_fields}; allowed: some of {allowed}")
     return task
 
 

@@ -45,7 +45,13 @@ def select_boxes(boxes: Array, scores: Array, min_score: float, max_overlap: flo
     so that results do not depend on the batch.
     """
     rows, classes = np.nonzero(scores >= min_score)
-    best = scores[rows, classes]
+    return select_labelled(Detections(boxes[rows], classes, scores[rows, classes]), min_score, max_overlap, count)
+
+
+def select_labelled(found: Detections, min_score: float, max_overlap: float, count: int) -> Detections:
+    """Select as `select_boxes` does from boxes of one class and score each, in any order."""
+    rows = np.nonzero(found.scores >= min_score)[0]
+    boxes, classes, best = found.boxes, found.classes[rows], found.scores[rows]
     order = np.argsort(-best, kind="stable")[:MAX_CANDIDATES]
     rows, classes, best = rows[order], classes[order], best[order]
     kept = _suppress(boxes[rows], classes, max_overlap, count)

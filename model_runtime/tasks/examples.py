@@ -12,6 +12,7 @@ import numpy as np
 
 from jobs.contract import tensors
 from jobs.contract.image_formats import detect_format
+from jobs.contract.input_fields import encode_input
 from jobs.contract.job_request import read_json_fields
 from jobs.contract.json_reader import read_json, require_object
 from model_runtime.repository.host_memory import format_bytes
@@ -108,6 +109,8 @@ def _json_examples(data: bytes, task: Task) -> list[Example]:
         request = read_json_fields(fields if "input" in fields else {"input": fields})
         if request.image is not None:
             kind, encoded = "image", request.image
+        elif request.fields is not None:
+            kind, encoded = "json", encode_input(request.fields)
         else:
             kind, encoded = (
                 "tensors",

@@ -25,6 +25,7 @@ _LIMITS: Final[dict[str, tuple[type[float], int, int]]] = {
 }
 _SIZE: Final = ".size"  # of the image: passed from `preprocess` to `postprocess`
 _BOX: Final = 4
+_SELECTED: Final = 6  # numbers of a box that the model has selected: its corners, score and class
 
 
 class ObjectDetection(Task):
@@ -45,10 +46,18 @@ class ObjectDetection(Task):
         self.row_shapes = self._image.row_shapes
         self._labels = read_labels(file, folder, "detection.labels", self._spec.labels)
         self.label_count = None if self._labels is None else len(self._labels)
+        self._box = self._spec.box or ("xyxy" if self._spec.format == "box-score-class" else "cxcywh")
         self._score_offset = 5 if self._spec.format == "yolo-objectness" else _BOX  # numbers of a box before its scores
         if self._spec.format == "boxes-scores":
             self._boxes, self._scores = _pair(file, outputs)
             classes = self._scores.shape[-1]
+        elif self._spec.format == "box-score-class":
+            self._boxes = self._scores = outputs[0]
+            _check_selected(file, outputs[0])
+            if self._spec.scores == "softmax":
+                reason = "softmax needs scores of several classes; allowed for box-score-class: probability, sigmoid"
+                raise ModelError(file, "detection.scores", reason)
+            return
         else:
             self._boxes = self._scores = outputs[0]
             self._transposed = self._is_transposed(file, outputs[0])
@@ -66,14 +75,19 @@ class ObjectDetection(Task):
     def postprocess(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return boxes rounded to 2 digits and scores to 6. Raises Refused("inference_failed") for NaN."""
         size, (min_score, max_overlap, count) = parameters[_SIZE], self._read_parameters(parameters)
+        is_selected = self._spec.format == "box-score-class"
         raw, scores = self._read(outputs)
         if not (np.isfinite(raw).all() and np.isfinite(scores).all()):
             raise Refused("inference_failed", "the model's output for this image is not a number")
         placement = compute_placement(size, self._image.spec)
         sides = np.array(placement.input * 2 if self._spec.relative else (1, 1, 1, 1))
-        found = boxes.select_boxes(
-            boxes.to_corners(raw, self._spec.box) * sides, scores, min_score, max_overlap, int(count)
-        )
+        corners = boxes.to_corners(raw[:, :_BOX], self._box) * sides
+        if is_selected:
+            classes = raw[:, _SELECTED - 1].astype(np.int64)
+            selected = boxes.Detections(corners, classes, scores[:, 0])
+            found = boxes.select_labelled(selected, min_score, max_overlap, int(count))
+        else:
+            found = boxes.select_boxes(corners, scores, min_score, max_overlap, int(count))
         rows = zip(boxes.to_picture(found.boxes, placement).tolist(), found.classes, found.scores, strict=True)
         shown = [self._detection(box, int(index), float(score)) for box, index, score in rows]
         return {
@@ -85,7 +99,9 @@ class ObjectDetection(Task):
     def _read(self, outputs: Mapping[str, Array]) -> tuple[Array, Array]:
         """Return boxes [n, 4] in their format, and probabilities [n, classes]."""
         raw, scores = (outputs[tensor_spec.name].astype(np.float64) for tensor_spec in (self._boxes, self._scores))
-        if self._spec.format != "boxes-scores":
+        if self._spec.format == "box-score-class":
+            scores = raw[:, _BOX : _BOX + 1]
+        elif self._spec.format != "boxes-scores":
             rows = raw.T if self._transposed else raw
             raw, scores = rows[:, :_BOX], rows[:, self._score_offset :]
         if self._spec.scores == "sigmoid":
@@ -104,12 +120,17 @@ class ObjectDetection(Task):
         if right <= left or bottom <= top:
             return None
         sides = {"x": left, "y": top, "width": right - left, "height": bottom - top}
-        label = self._labels[index] if self._labels is not None and index < len(self._labels) else str(index)
+        label = self._labels[index] if self._labels is not None and 0 <= index < len(self._labels) else str(index)
         rounded = {name: round(side, 2) for name, side in sides.items()}
         return {"label": label, "index": index, "score": round(score, 6), "box": rounded}
 
     def _read_parameters(self, parameters: Mapping[str, Any]) -> list[float]:
-        return [_number(parameters, name, getattr(self._spec, name)) for name in _LIMITS]
+        return [_number(parameters, name, self._default(name)) for name in _LIMITS]
+
+    def _default(self, name: str) -> float:
+        overlap = 1.0 if self._spec.format == "box-score-class" else 0.45  # the model has suppressed overlapping boxes
+        default: float | None = getattr(self._spec, name)
+        return overlap if default is None else default
 
     def _is_transposed(self, file: Path, tensor_spec: TensorSpec) -> bool:
         """Return true if the boxes are in the second dimension. Without labels, the larger dimension has the boxes."""
@@ -133,6 +154,13 @@ class ObjectDetection(Task):
         if self._labels is not None and len(self._labels) != classes:
             reason = f"{len(self._labels)} labels, but the model has {classes} classes; allowed: one line per class"
             raise ModelError(file.parent / str(self._spec.labels), None, reason)
+
+
+def _check_selected(file: Path, tensor_spec: TensorSpec) -> None:
+    if len(tensor_spec.shape) != 2 or tensor_spec.shape[1] not in {-1, _SELECTED}:
+        reason = f"output {tensor_spec.name!r} is {list(tensor_spec.shape)} per row"
+        allowed = f"allowed for box-score-class: [boxes, {_SELECTED}]: four sides, score, class"
+        raise ModelError(file, "detection.format", f"{reason}; {allowed}")
 
 
 def _pair(file: Path, outputs: Sequence[TensorSpec]) -> tuple[TensorSpec, TensorSpec]:

@@ -13,7 +13,8 @@ from jobs.contract.json_reader import describe_value
 from model_runtime.spec.model_toml import ModelSpec
 from model_runtime.tensor_spec import Array, TensorSpec
 
-KINDS: Final = frozenset({"image", "tensors", "raw"})
+PreparedRow = tuple[dict[str, Array], dict[str, Any]]
+KINDS: Final = frozenset({"image", "tensors", "raw", "json"})
 MAX_NAMED_PARAMETERS: Final = 10  # of unknown parameters, in a message
 
 
@@ -25,11 +26,14 @@ class Task(ABC):
     """Base class of tasks. `preprocess` and `postprocess` are called from several threads and must not change `self`.
 
     `kinds`        accepted inputs: "image" (an encoded image), "tensors" (a frame of `jobs.contract.tensors`),
-                   "raw" (the bytes of a single tensor)
+                   "raw" (the bytes of a single tensor), "json" (the JSON of a job's `input`)
+    `input_fields`  for the kind "json": the fields of `input` that are accepted. "json": any value, and the bytes are
+                   the JSON of that value; for others they are the JSON of the object with the field
     `offload`      True: `preprocess` uses enough CPU time to run in a thread; False: it only maps bytes. Custom tasks
                    always run in threads
-    `takes_rows`   True: an input may have several rows, which `preprocess_rows` splits, and `postprocess` accepts the
-                   outputs of several rows, stacked along a new first dimension
+    `takes_rows`   True: an input may have several rows, which `preprocess_rows` splits
+    `stacks_rows`  True: `postprocess` is called once for all rows, whose outputs are stacked along a new first
+                   dimension; False: once for each row, and the job's output is {"rows": [...]}
     `returns_arrays`  True: `postprocess` passes the model's arrays on, so that its output is as large as they are
     `label_count`  the number of labels; None if it does not apply
     `row_shapes`   the shapes that `preprocess` makes, by input name, where all items have the same: the model is
@@ -38,8 +42,10 @@ class Task(ABC):
     """
 
     kinds: frozenset[str] = frozenset()
+    input_fields: Sequence[str] = ("json",)
     offload: ClassVar[bool] = True
     takes_rows: ClassVar[bool] = False
+    stacks_rows: ClassVar[bool] = False
     returns_arrays: ClassVar[bool] = False
     label_count: int | None = None
     row_shapes: Mapping[str, tuple[int, ...]] = {}
@@ -64,8 +70,11 @@ class Task(ABC):
         Raise Refused for invalid input, RetryableError for a transient failure.
         """
 
-    def preprocess_rows(self, kind: str, data: bytes, parameters: dict[str, Any], rows: int) -> list[dict[str, Array]]:
-        """Return the arrays of each row of an input, as `preprocess` returns those of an item. Raises Refused."""
+    def preprocess_rows(self, kind: str, data: bytes, parameters: dict[str, Any], rows: int) -> list[PreparedRow]:
+        """Return the arrays of each row of an input, as `preprocess` returns those of an item, and its parameters.
+
+        Raise Refused for an invalid input; its detail `row` is the index of the row that is invalid.
+        """
         raise NotImplementedError  # only for tasks that take rows
 
     @abstractmethod

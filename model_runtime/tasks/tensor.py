@@ -14,7 +14,7 @@ from jobs.contract import tensors
 from jobs.contract.errors import Refused
 from model_runtime.output_encoding import Base64, encode_rows
 from model_runtime.spec.model_toml import ModelSpec
-from model_runtime.tasks.task import Task, read_encoding
+from model_runtime.tasks.task import PreparedRow, Task, read_encoding
 from model_runtime.tensor_spec import DTYPES, Array, TensorSpec
 
 _ENCODINGS: Final = ("json", "base64")
@@ -31,7 +31,7 @@ class TensorTask(Task):
 
     kinds = frozenset({"tensors"})
     offload = False
-    takes_rows = True
+    takes_rows = stacks_rows = True
     returns_arrays = True
 
     def __init__(
@@ -43,7 +43,7 @@ class TensorTask(Task):
             self.row_group = group_of(
                 {name: np.empty(s.shape, DTYPES[s.datatype]) for name, s in self._by_name.items()}
             )
-        if len(inputs) == 1 and inputs[0].is_fixed:
+        if len(inputs) == 1 and inputs[0].is_fixed and inputs[0].datatype != tensors.TEXTS:
             self.kinds = frozenset({"tensors", "raw"})
             self._raw_name, self._raw_shape, self._raw_dtype = (
                 inputs[0].name,
@@ -66,7 +66,7 @@ class TensorTask(Task):
             raise Refused("invalid_input", f"expected the tensors {sorted(self._by_name)}, got {sorted(frame)}")
         return {name: _view(tensor_spec, frame[name]) for name, tensor_spec in self._by_name.items()}
 
-    def preprocess_rows(self, kind: str, data: bytes, parameters: dict[str, Any], rows: int) -> list[dict[str, Array]]:
+    def preprocess_rows(self, kind: str, data: bytes, parameters: dict[str, Any], rows: int) -> list[PreparedRow]:
         """Return the views of each row of `data`, whose tensors have the rows as their first dimension."""
         if parameters:
             read_encoding(parameters, _ENCODINGS)
@@ -80,7 +80,7 @@ class TensorTask(Task):
         arrays = {
             name: _view(spec._replace(shape=(rows, *spec.shape)), frame[name]) for name, spec in self._by_name.items()
         }
-        return [{name: array[row, ...] for name, array in arrays.items()} for row in range(rows)]
+        return [({name: array[row, ...] for name, array in arrays.items()}, parameters) for row in range(rows)]
 
     def postprocess(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return the tensors, their values as flat arrays that `encode_output` writes."""
@@ -90,7 +90,7 @@ class TensorTask(Task):
     def encode_batch(self, outputs: Mapping[str, Array]) -> list[bytes] | None:
         """Return the JSON of each row of a batch; None if the rows are large."""
         arrays = [outputs[spec.name] for spec in self.outputs]
-        if sum(array[0].size for array in arrays) > MAX_ROW_VALUES:
+        if sum(array[0, ...].size for array in arrays) > MAX_ROW_VALUES:
             return None
         heads = [
             _head(spec.name, spec.datatype, array.shape[1:]) for spec, array in zip(self.outputs, arrays, strict=True)
@@ -121,6 +121,8 @@ def _view(tensor_spec: TensorSpec, tensor: tensors.Tensor) -> Array:
         raise Refused("invalid_input", f"{expected}, got {tensor.datatype} of shape {list(tensor.shape)}")
     if any(not isinstance(side, int) or side < 0 for side in tensor.shape):
         raise Refused("invalid_input", f"{expected}, got an invalid shape: {list(tensor.shape)}")
+    if tensor.datatype == tensors.TEXTS:
+        return np.array(tensors.unpack_texts(tensor_spec.name, tensor), object).reshape(tensor.shape)
     size = tensors.size_bytes(tensor_spec.datatype, tensor.shape)
     if len(tensor.data) != size:
         raise Refused("invalid_input", f"{expected}, {size} bytes; got {len(tensor.data)} bytes")

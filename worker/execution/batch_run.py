@@ -18,6 +18,7 @@ from worker.crash_recovery.in_flight_journal import InFlightJournal
 from worker.execution import outcomes
 from worker.execution.inline_runs import InlineRunPolicy
 from worker.execution.pending_items import CompletedItem, WorkItem
+from worker.execution.row_joiner import RowJoiner
 
 
 class DeviceLost(Exception):
@@ -130,15 +131,31 @@ class BatchRun:
         if joiner is None:
             return ran
         try:
-            since_ms = started_ms - item.claimed_at * 1000
-            if not joiner.add(item.row or 0, ran.outputs, since_ms, ran.infer_ms, ran.batch_size):
+            if not self._add_row(joiner, ran, started_ms - item.claimed_at * 1000):
                 return None
-        except CollationError as error:
-            return outcomes.outcome_of_error(self._model, item, error, "run")
-        except Refused as error:
-            return outcomes.outcome_of_error(self._model, replace(item, row=None), error, "postprocess")
+        except Exception as error:  # noqa: BLE001 (a task may raise anything)
+            is_of_all = isinstance(error, Refused) and error.code == "output_too_large"
+            action = "run" if isinstance(error, CollationError) else "postprocess"
+            return outcomes.outcome_of_error(self._model, replace(item, row=None) if is_of_all else item, error, action)
         whole = replace(item, row=None, decode_ms=joiner.decode_ms)
-        return RunOutput(whole, joiner.outputs, joiner.batch_ms, joiner.infer_ms, joiner.batch_size)
+        if self._model.stacks_rows:
+            return RunOutput(whole, joiner.outputs, joiner.batch_ms, joiner.infer_ms, joiner.batch_size)
+        return self._joined_answers(whole, joiner)
+
+    def _add_row(self, joiner: RowJoiner, ran: RunOutput, since_ms: float) -> bool:
+        """Add the outputs of a row, or its answer; returns whether all rows are there. Raises as the task does."""
+        row = ran.item.row or 0
+        if self._model.stacks_rows:
+            return joiner.add(row, ran.outputs, since_ms, ran.infer_ms, ran.batch_size)
+        answer = b"".join(self._model.encode(ran.outputs, ran.item.parameters, self._context.chunk_bytes))
+        return joiner.add_answer(row, answer, since_ms, ran.infer_ms, ran.batch_size)
+
+    def _joined_answers(self, whole: WorkItem, joiner: RowJoiner) -> CompletedItem:
+        body, size = joiner.joined_answers(), self._context.chunk_bytes
+        times = (joiner.batch_ms, joiner.infer_ms, joiner.batch_size)
+        outcome = whole.outcome(State.SUCCEEDED, body[-(len(body) % size or size) :], *times)
+        chunks = [body[first : first + size] for first in range(0, len(body), size)]
+        return CompletedItem(whole, outcome._replace(chunks=chunks) if len(chunks) > 1 else outcome)
 
     def _encode_together(self, items: Sequence[WorkItem], rows: Arrays, padded_size: int) -> list[bytes] | None:
         """Return the encoded outputs of all items; None if they must be postprocessed one by one."""

@@ -80,7 +80,7 @@ def _preprocess_row(model: Model, item: WorkItem, joiner: RowJoiner) -> Exceptio
             joiner.inputs = []
             joiner.inputs = model.preprocess_rows(job.kind, read_input(job), item.parameters, job.rows)
         if joiner.inputs:
-            item.arrays = joiner.inputs[item.row or 0]
+            item.arrays, item.parameters = joiner.inputs[item.row or 0]
             item.group = model.row_group or group_of(item.arrays)
     except Exception as error:  # noqa: BLE001 (as above)
         return error

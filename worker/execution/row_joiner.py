@@ -1,5 +1,9 @@
-"""Joins the outputs of a job's rows in their order; the rows may ride in different batches."""
+"""Joins the outputs of a job's rows in their order: stacked arrays, or a list of JSON answers.
 
+The rows may ride in different batches.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,9 +25,11 @@ class RowJoiner:
         self.rows, self.has_ended = rows, False
         self.decode_ms = self.batch_ms = self.infer_ms = 0.0
         self.batch_size = 0
-        self.inputs: list[dict[str, NDArray[Any]]] | None = None  # of each row; empty if preprocessing failed
+        # Arrays and parameters of each row; empty if preprocessing failed.
+        self.inputs: Sequence[tuple[dict[str, NDArray[Any]], dict[str, Any]]] | None = None
         self._max_output_bytes = max_output_bytes
         self.outputs: dict[str, NDArray[Any]] = {}  # with the rows as their first dimension
+        self._answers, self._answer_bytes = [b""] * rows, 0
         self._missing = set(range(rows))
         self._last_started_ms = -1.0
 
@@ -46,6 +52,22 @@ class RowJoiner:
                 shapes = f"{list(array.shape)}, and that of an earlier row {list(joined.shape[1:])}"
                 raise CollationError(f"output {name!r} of this row has the shape {shapes}: send one job for each row")
             joined[row] = array
+        return self._record(row, started_ms, infer_ms, batch_size)
+
+    def add_answer(self, row: int, answer: bytes, started_ms: float, infer_ms: float, batch_size: int) -> bool:
+        """Add the JSON answer of a row, otherwise as `add`."""
+        self._answer_bytes += len(answer) - len(self._answers[row])
+        if self._answer_bytes > self._max_output_bytes:
+            raise self._too_large()
+        self._answers[row] = answer
+        return self._record(row, started_ms, infer_ms, batch_size)
+
+    def joined_answers(self) -> bytes:
+        """Return the output of the job, from the answers of all rows."""
+        return b'{"rows":[' + b",".join(self._answers) + b"]}"
+
+    def _record(self, row: int, started_ms: float, infer_ms: float, batch_size: int) -> bool:
+        """Add the times of a row's batch; returns whether all rows are there."""
         if started_ms != self._last_started_ms:  # the first row of its batch
             self._last_started_ms = started_ms
             self.batch_ms = max(0.0, started_ms - self.decode_ms - self.infer_ms)
@@ -54,8 +76,11 @@ class RowJoiner:
         self._missing.discard(row)
         return not self._missing
 
+    def _too_large(self) -> Refused:
+        message = f"the output has more than {self._max_output_bytes} bytes, the limit of its model (max_output_bytes)"
+        return Refused("output_too_large", message, limit=self._max_output_bytes)
+
     def _allocate(self, outputs: Arrays) -> None:
         if self.rows * sum(array.size for array in outputs.values()) > self._max_output_bytes:  # a value takes a byte
-            message = f"the output has more than {self._max_output_bytes} bytes, the limit of its model"
-            raise Refused("output_too_large", f"{message} (max_output_bytes)", limit=self._max_output_bytes)
+            raise self._too_large()
         self.outputs = {name: np.empty((self.rows, *array.shape), array.dtype) for name, array in outputs.items()}

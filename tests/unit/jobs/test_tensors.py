@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from jobs.contract.errors import Refused
-from jobs.contract.tensors import DATATYPES, Tensor, from_numbers, read_tensor_header, read_tensor_values, to_numbers
+from jobs.contract.tensors import (
+    DATATYPES,
+    Tensor,
+    from_numbers,
+    pack_tensors,
+    read_tensor_header,
+    read_tensor_values,
+    to_numbers,
+    unpack_tensors,
+    unpack_texts,
+)
 
 INTEGERS = [name for name in DATATYPES if "INT" in name]
 FLOATS = [name for name in DATATYPES if name.startswith("FP")]
@@ -31,6 +41,36 @@ def test_a_boolean_is_true_or_false_and_nothing_else(wrong: Any) -> None:
     error = refusal("BOOL", [2], data=[True, wrong])
     assert (error.code, error.status) == ("invalid_input", 422)
     assert to_numbers(read("BOOL", [2], data=[True, False])) == [True, False]
+
+
+def test_texts_are_read_from_json_and_from_raw_bytes() -> None:
+    packed = b"\2\0\0\0\xc3\xa9\0\0\0\0\1\0\0\0x"
+    assert bytes(read("BYTES", [3], data=["é", "", "x"]).data) == packed
+    raw = read("BYTES", [3], b64=base64.b64encode(packed).decode())
+    assert unpack_texts("x", raw) == ["é", "", "x"]
+    number, flag = from_numbers("a", "FP32", (1,), [1.5]), from_numbers("b", "BOOL", (1,), [True])
+    unpacked = unpack_tensors(pack_tensors({"a": number, "t": raw, "b": flag}))
+    assert unpack_texts("t", unpacked["t"]) == ["é", "", "x"]
+    assert (to_numbers(unpacked["a"]), to_numbers(unpacked["b"])) == ([1.5], [True])
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"\5\0\0\0x", "text 0 of 5 bytes ends beyond the data"),
+        (b"\1\0\0", "text 0 cannot be read"),
+        (b"\1\0\0\0\xff", "text 0 cannot be read"),
+        (b"\1\0\0\0x", "takes 2 texts, not 1"),
+        (b"\xff\xff\xff\xffx", "ends beyond the data"),
+    ],
+)
+def test_broken_texts_are_refused(raw: bytes, message: str) -> None:
+    error = refusal("BYTES", [2], b64=base64.b64encode(raw).decode())
+    assert (error.code, message in error.message) == ("invalid_input", True), error.message
+
+
+def test_texts_are_text() -> None:
+    assert "send text" in refusal("BYTES", [2], data=["a", 1]).message
 
 
 def test_raw_bytes_of_a_boolean_are_0_or_1() -> None:

@@ -16,8 +16,8 @@ WRONG = {
         "inputs.x.batch_axis",
         "0 (the first dimension)",
     ),
-    "a constant that is text": (
-        'task = "tensor"\n[inputs.x]\nvalue = "a"',
+    "a constant that is a date": (
+        'task = "tensor"\n[inputs.x]\nvalue = 2020-01-01',
         "inputs.x.value",
         "a number, true or false",
     ),
@@ -28,7 +28,7 @@ WRONG = {
     "an unknown task": (
         'task = "detection"',
         "task",
-        "image-classification, image-embedding, object-detection, tensor, or file.py:ClassName",
+        "image-classification, image-embedding, object-detection, tabular, tensor, or file.py:ClassName",
     ),
     "a task outside of the folder": ('task = "../x.py:A"', "task", "in the model's folder"),
     "no task": ("max_batch = 4", "task", "image-classification"),

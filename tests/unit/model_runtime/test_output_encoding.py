@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jobs.contract.errors import Refused
+from jobs.contract.tensors import Tensor, unpack_texts
 from model_runtime.output_encoding import SLICE_BYTES, SLICE_VALUES, Base64, encode_output
 from model_runtime.tensor_spec import DTYPES
 
@@ -23,6 +24,13 @@ def decode(output: Any, chunk_bytes: int = 1 << 20) -> Any:
 @pytest.mark.parametrize("datatype", sorted(DTYPES))
 def test_numbers_come_back_exactly(datatype: str, count: int) -> None:
     dtype = DTYPES[datatype]
+    if datatype == "BYTES":
+        texts = [f"é {at}" for at in range(count)]
+        values = np.array(texts, object)
+        assert decode({"data": values}) == {"data": texts}
+        raw = base64.b64decode(decode({"b64": Base64(values)})["b64"])
+        assert unpack_texts("x", Tensor("BYTES", (count,), raw)) == texts
+        return
     values = np.random.default_rng(1).integers(0, 256, count * dtype.itemsize, np.uint8).view(dtype)
     if datatype == "BOOL":
         values = np.arange(count) % 2 == 0

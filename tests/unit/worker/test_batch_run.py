@@ -31,6 +31,7 @@ class Faulty:
 
     name = "faulty"
     has_custom_task = False
+    stacks_rows = True
     spec = SimpleNamespace(retry=RetrySpec(attempts=3, backoff_ms=1000))
 
     def __init__(self, room: int = 1000, bucket: int = 1) -> None:

@@ -62,3 +62,13 @@ def test_an_output_that_must_be_too_large_is_refused_before_it_is_kept() -> None
 def test_only_the_first_outcome_of_a_job_counts() -> None:
     joiner = RowJoiner(2, 1000)
     assert [joiner.end(), joiner.end(), joiner.has_ended] == [True, False, True]
+
+
+def test_answers_are_joined_in_order_and_bounded_together() -> None:
+    joiner = RowJoiner(3, 10)
+    are_whole = [joiner.add_answer(row, b"[%d]" % row, 1.0, 1.0, 1) for row in (2, 0, 2, 1)]
+    assert are_whole == [False, False, False, True]
+    assert joiner.joined_answers() == b'{"rows":[[0],[1],[2]]}'
+    with pytest.raises(Refused, match="more than 10 bytes") as caught:
+        joiner.add_answer(1, b"12345", 1.0, 1.0, 1)
+    assert caught.value.code == "output_too_large"

@@ -57,7 +57,11 @@ def test_a_custom_task_serves(relu: Relu, tmp_path: Path) -> None:
         (HEAD, "mine.py:Bytes", "TypeError: Can't instantiate abstract class Bytes"),
         (HEAD + BODY, "mine.py:Byte", "Byte: is not a class in this file derived from"),
         ("class Bytes: pass", "mine.py:Bytes", "Bytes: is not a class in this file derived from"),
-        (HEAD + BODY + '    kinds = frozenset({"audio"})', "mine.py:Bytes", "allowed: one or more of ['image', 'raw'"),
+        (
+            HEAD + BODY + '    kinds = frozenset({"audio"})',
+            "mine.py:Bytes",
+            "allowed: one or more of ['image', 'json', 'raw'",
+        ),
         (HEAD + BODY + "    kinds = None", "mine.py:Bytes", "kinds = None; allowed"),
         (HEAD + BODY + "    def __init__(self, *_): raise ValueError('a\\nb')", "mine.py:Bytes", "ValueError: a b"),
         ("", "other.py:Bytes", "other.py cannot be read: No such file"),

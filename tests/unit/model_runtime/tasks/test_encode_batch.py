@@ -21,12 +21,14 @@ def task_with(outputs: Sequence[TensorSpec], folder: Path) -> TensorTask:
 
 def one_by_one(task: TensorTask, outputs: dict[str, Array]) -> list[bytes]:
     count = len(next(iter(outputs.values())))
-    rows = [{name: array[row] for name, array in outputs.items()} for row in range(count)]
+    rows = [{name: array[row, ...] for name, array in outputs.items()} for row in range(count)]
     return [encode_output(task.postprocess(row, {}), ALL, ALL)[0] for row in rows]
 
 
 def values(datatype: str, shape: Sequence[int]) -> Array:
     random = np.random.default_rng(5)
+    if datatype == "BYTES":
+        return random.choice(np.array(["", 'a "quoted" word', "größe\n"], object), shape)
     array = (random.standard_normal(shape) * 1000).astype(DTYPES[datatype])
     if array.dtype.kind == "f" and array.size > 2:
         array.ravel()[:3] = (np.nan, np.inf, -0.0)
