@@ -77,6 +77,8 @@ def _decode(data: bytes, kind: str, spec: ImageSpec) -> DecodedImage:
         raise _too_many(f"the image is {width} x {height} = {width * height} pixels", spec)
     if width == 0 or height == 0:
         raise Refused("invalid_image", f"the {kind} image has no pixels")
+    if kind == "BMP":
+        bmp_rle.check_size(image, len(data))
     if jpeg:
         strip_jpeg.check_scans(jpeg, width * height)
         if not strip_jpeg.has_end_marker(jpeg):

@@ -145,6 +145,18 @@ def test_a_refusal_names_the_exceeded_limit_and_the_remedy() -> None:
         decode(jpeg(b"\xff\xfe\0\2" * 10_001), PIPELINE)
 
 
+def test_a_bmp_with_too_few_codes_is_refused_before_its_pixels_are_allocated() -> None:
+    """Pillow clears 50 MB first: 40 ms in which no other thread of the worker runs."""
+    core: Any = vars(Image)["core"]  # its C module, which counts blocks of pixels
+    core.clear_cache()
+    core.reset_stats()
+    with pytest.raises(Refused, match="7000 x 7000 pixels"):
+        decode(bmp(7000, 7000, b"\1\1\0\0" * 7000), PIPELINE)
+    assert core.get_stats()["allocated_blocks"] <= 1
+    decode(bmp(2000, 2000, b"\1\1\0\0" * 2000), PIPELINE)
+    assert core.get_stats()["allocated_blocks"] > 1
+
+
 def progressive(width: int, height: int, scans: int) -> bytes:
     """A progressive JPEG whose header declares many pixels; its data has few."""
     data = bytearray(encoded("JPEG", progressive=True))
