@@ -53,6 +53,9 @@ RUNS: Final = {
     "bench-guard": LongRun("CPU time of a small job, against limits", "3 min", "benchmarks.guard"),
     "fairness": LongRun("what a calm tenant waits beside one that floods", "3 min", "benchmarks.fairness"),
     "real-models": LongRun("ONNX files that packages carry, compared with ONNX Runtime", "10 min", "real_models"),
+    "converters": LongRun(
+        "models of scikit-learn, LightGBM and XGBoost as converted (--python PATH)", "1 min", "converters.__main__"
+    ),
     "beside": LongRun("a fast model beside a slow one, by number of workers and runs", "3 min", "benchmarks.beside"),
     "caps": LongRun("batch caps that workers choose, beside the best of a sweep", "10 min", "benchmarks.caps"),
     "flat": LongRun("memory of models through batches of random sizes (--batches 10000)", "10 min", "benchmarks.flat"),

@@ -62,10 +62,14 @@ def build_exchange(mode: str, target: Target, inputs: Inputs, bulk_size: int) ->
 
 
 def build_submit_request(address: Address, model: str, kind: str, body: bytes, *, wait_s: int = WAIT_S) -> bytes:
-    """Build a complete `POST /v1/jobs` of a body of this content type, which waits `wait_s` seconds for the result."""
+    """Build a complete `POST /v1/jobs` of a body of this content type, which waits `wait_s` seconds for the result.
+
+    `model`: empty if the body names it.
+    """
+    query = f"?model={model}" if model else ""
     prefer = f"Prefer: wait={wait_s}\r\n" if wait_s else ""
     head = (
-        f"POST {address.prefix}/v1/jobs?model={model} HTTP/1.1\r\n{address.head}"
+        f"POST {address.prefix}/v1/jobs{query} HTTP/1.1\r\n{address.head}"
         f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n{prefer}\r\n"
     )
     return head.encode() + body

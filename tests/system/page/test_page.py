@@ -18,7 +18,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
+from tests.support import models
 from tests.support import waiting as support
+from tests.support.model_files import tabular
 from tests.support.service import ROOT
 from tests.support.service import Service as Jitney
 
@@ -27,6 +29,12 @@ STROKES = {  # points on the pad, 280 wide and high, as a hand would go
     "7": [(62, 66), (140, 62), (214, 64), (176, 140), (130, 228)],
     "1": [(142, 60), (140, 110), (139, 165), (138, 220)],
 }
+EXAMPLES = {  # inputs that the page offers, by model
+    "fares": '{"features": {"age": 0, "sex": "", "class": 0}}',
+    "colors": '{"features": {"a": 0, "b": 0, "c": 0}}',
+    "double": '{"tensors": {"x": {"datatype": "FP32", "shape": [4], "data": [0, 0, 0, 0]}}}',
+}
+TENSOR_ANSWER = '{"y":{"datatype":"FP32","shape":[4],"data":[2,4,6,8]}}'
 CHROMIUM_FLAGS = (
     *(
         "--headless=new",
@@ -178,3 +186,36 @@ def test_versions_of_a_model_are_shown_with_their_role(browser: webdriver.Chrome
         assert "70 % of new jobs" in browser.execute_script(f"return {shown}")
         jitney.http.post("/v1/models/digits/promote")
         wait_until(browser, f"{shown}.includes('100 % of new jobs')", "what has changed is shown by itself")
+
+
+def test_a_model_without_images_has_a_form_for_its_input(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    tabular.fares(tmp_path)
+    tabular.classifier(tmp_path, "colors", toml='[tabular]\ncolumns = ["a", "b", "c"]')
+    models.doubling(tmp_path)
+    with Jitney(tmp_path) as service:
+        support.wait_until(lambda: len(service.http.get("/v1/models").json()["models"]) == 3, "all models are served")
+        browser.get(service.url)
+        wait_until(browser, "document.querySelectorAll('#model option:enabled').length === 3", "models can be chosen")
+        written, choice = (browser.find_element(By.ID, name) for name in ("written", "model"))
+
+        def run(model: str, job_input: str, expected: str) -> None:
+            choice.find_element(By.CSS_SELECTOR, f"option[value={model}]").click()
+            assert json.loads(written.get_property("value")) == json.loads(EXAMPLES[model])
+            browser.execute_script("arguments[0].value = arguments[1]", written, job_input)
+            browser.find_element(By.ID, "read").click()
+            wait_until(
+                browser, f"document.getElementById('answer').textContent === {expected!r}", f"{model}: {expected}"
+            )
+
+        run("fares", '{"features": {"age": 29, "sex": "female", "class": 2}}', "2129")
+        assert '-d \'{"model":"fares","input":{"features"' in browser.find_element(By.ID, "curl").text
+        run("colors", '{"row": [0.25, 0.5, 0.125]}', "green")
+        assert "50.0 %" in browser.find_element(By.ID, "bars").text
+        run("double", '{"tensors": {"x": {"datatype": "FP32", "shape": [4], "data": [1, 2, 3, 4]}}}', TENSOR_ANSWER)
+        browser.execute_script("arguments[0].value = '{'", written)
+        browser.find_element(By.ID, "read").click()
+        assert "The input is not JSON" in browser.find_element(By.ID, "status").text
+        browser.execute_script("arguments[0].value = arguments[1]", written, EXAMPLES["double"])
+        browser.find_element(By.ID, "flood").click()
+        wait_until(browser, "document.getElementById('flood-result').dataset.state === 'done'", "the flood is over")
+        assert browser.find_element(By.ID, "flood-result").get_dom_attribute("data-answers") == "256"
