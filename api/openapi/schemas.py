@@ -89,6 +89,7 @@ _DEAD_LETTER: Final = {
 _INPUT: Final = {
     "image": _described(TEXT, "base64, or a data: URL"),
     "tensors": _described(OBJECT, "name → {datatype, shape, data | b64}"),
+    "bytes": _described(TEXT, "base64, or a data: URL; as a body of application/octet-stream"),
     "features": _described(OBJECT, "column → value; for models of the task `tabular`"),
     "row": _described(_array({}), "one value for each column"),
     "rows": _described(_array({}), "several rows, each a list of values or an object of named values"),

@@ -51,7 +51,7 @@ class LocalRunner:
         card = model.card()
         kinds, self._max_rows = card["kinds"], card["max_rows"]
         self._model, self._parameters = model, orjson.dumps(parameters)
-        self._kind = next((kind for kind in ("image", "raw") if kind in kinds), "tensors")
+        self._kind = next((kind for kind in ("image", "raw", "bytes") if kind in kinds), "tensors")
 
     async def run(self, items: Iterator[Item]) -> AsyncIterator[list[ResultRow]]:
         """Yield the rows of all lines in order. Raises CannotRun."""
@@ -77,6 +77,8 @@ class LocalRunner:
             return self._json_input(job_input, rows, encoded)
         if isinstance(job_input.get("tensors"), dict):
             return OfflineInput("tensors", lambda: _pack_tensors(job_input["tensors"]), encoded, rows or 0)
+        if len(job_input) == 1 and isinstance(encoded_bytes := job_input.get("bytes"), str):
+            return OfflineInput(self._kind, lambda: decode_base64(encoded_bytes), encoded, rows or 0)
         return OfflineInput("image", lambda: _decode_image(job_input), encoded)
 
     def _json_input(self, job_input: Mapping[str, Any], rows: int | None, parameters: bytes) -> OfflineInput:

@@ -16,7 +16,7 @@ _TYPES: Final[dict[str, tuple[type, str]]] = {
     "json": (object, "any JSON value"),
 }
 JSON_INPUT_FIELDS: Final = tuple(_TYPES)
-INPUT_FIELDS: Final = ("image", "tensors", *JSON_INPUT_FIELDS)
+INPUT_FIELDS: Final = ("image", "tensors", "bytes", *JSON_INPUT_FIELDS)
 
 
 def read_row_count(job_input: Mapping[str, Any], rows: int | None) -> int | None:

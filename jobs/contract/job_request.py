@@ -20,7 +20,7 @@ _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class JobRequest(NamedTuple):
-    """A job request. Exactly one of image, tensors, raw and fields is set; raw bytes may be an image.
+    """A job request. Exactly one of image, tensors, raw and fields is set; raw bytes may be an image or a tensor.
 
     `fields`: an `input` object that stays JSON (jobs/contract/input_fields.py).
     `webhook` is unchecked; jobs/contract/webhook_request.py validates it. `rows`: the input has this many rows.
@@ -60,7 +60,9 @@ def read_json_fields(fields: Mapping[str, Any], model: str = "", lane: str = "in
         )
     )
     if "image" in job_input:
-        return job_request._replace(image=_base64(job_input["image"]))
+        return job_request._replace(image=_base64("image", job_input["image"]))
+    if "bytes" in job_input:
+        return job_request._replace(raw=_base64("bytes", job_input["bytes"]))
     if "tensors" not in job_input:
         return job_request._replace(fields=job_input, rows=read_row_count(job_input, job_request.rows))
     if isinstance(job_input["tensors"], dict):
@@ -91,10 +93,10 @@ def check_fields(job_request: JobRequest) -> JobRequest:
     return job_request
 
 
-def _base64(text: Any) -> bytes:
+def _base64(name: str, text: Any) -> bytes:
     if not isinstance(text, str):
-        raise Refused("invalid_request", 'field "input.image" must be base64 text or a data: URL')
-    return read_base64_or_url(text, 'field "input.image"')
+        raise Refused("invalid_request", f'field "input.{name}" must be base64 text or a data: URL')
+    return read_base64_or_url(text, f'field "input.{name}"')
 
 
 def read_text_fields(fields: Mapping[str, str]) -> JobRequest:

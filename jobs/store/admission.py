@@ -148,6 +148,8 @@ def _choose_input(request: JobRequest, card: ModelCard, rows: int) -> tuple[Kind
     kinds = card["kinds"]
     if request.raw is not None and "raw" in kinds:
         return "raw", _check_raw(request.raw, card, rows)
+    if request.raw is not None and "bytes" in kinds:
+        return "bytes", request.raw
     image = request.image if request.image is not None else request.raw
     if image is not None and "image" in kinds:
         return "image", _check_image(image)
@@ -161,7 +163,7 @@ def _choose_input(request: JobRequest, card: ModelCard, rows: int) -> tuple[Kind
         raise Refused(
             "invalid_input", f"model {card['name']} does not accept {name!r}", allowed=[*accepted] or [*kinds]
         )
-    sent = "an image" if image is not None else "tensors"
+    sent = "tensors" if image is None else "an image" if request.raw is None else "bytes"
     raise Refused("invalid_input", f"model {card['name']} does not accept {sent}", allowed=list(kinds))
 
 

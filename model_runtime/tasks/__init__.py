@@ -60,6 +60,9 @@ def load_task(spec: ModelSpec, folder: Path, inputs: Sequence[TensorSpec], outpu
         raise ModelError(file, class_name, f"{type(error).__name__}: {error}") from error
     if not isinstance(task.kinds, frozenset | set) or not task.kinds or not task.kinds <= KINDS:
         raise ModelError(file, class_name, f"kinds = {task.kinds}; allowed: one or more of {sorted(KINDS)}")
+    if "raw" in task.kinds and not (len(inputs) == 1 and inputs[0].is_fixed):
+        reason = "kinds has raw, but the model has not one input of a fixed shape: every job would be refused"
+        raise ModelError(file, class_name, f"{reason}; allowed: bytes, for bytes of any length")
     if "json" in task.kinds and not {*task.input_fields} <= {*JSON_INPUT_FIELDS}:
         allowed = ", ".join(JSON_INPUT_FIELDS)
         raise ModelError(file, class_name, f"input_fields = {task.input_fields}; allowed: some of {allowed}")

@@ -14,7 +14,7 @@ from model_runtime.spec.model_toml import ModelSpec
 from model_runtime.tensor_spec import Array, TensorSpec
 
 PreparedRow = tuple[dict[str, Array], dict[str, Any]]
-KINDS: Final = frozenset({"image", "tensors", "raw", "json"})
+KINDS: Final = frozenset({"image", "tensors", "raw", "json", "bytes"})
 MAX_NAMED_PARAMETERS: Final = 10  # of unknown parameters, in a message
 
 
@@ -26,7 +26,8 @@ class Task(ABC):
     """Base class of tasks. `preprocess` and `postprocess` are called from several threads and must not change `self`.
 
     `kinds`        accepted inputs: "image" (an encoded image), "tensors" (a frame of `jobs.contract.tensors`),
-                   "raw" (the bytes of a single tensor), "json" (the JSON of a job's `input`)
+                   "raw" (the bytes of the model's only input, which must have a fixed shape), "json" (the JSON of a
+                   job's `input`), "bytes" (any bytes)
     `input_fields`  for the kind "json": the fields of `input` that are accepted. "json": any value, and the bytes are
                    the JSON of that value; for others they are the JSON of the object with the field
     `offload`      True: `preprocess` uses enough CPU time to run in a thread; False: it only maps bytes. Custom tasks

@@ -46,7 +46,8 @@ class JobEncoder:
         self._tensor_spec: dict[str, Any] | None = None
         if "image" not in card["kinds"] and card["raw_bytes"] is not None:
             self._tensor_spec = card["inputs"][0]
-        self.takes_files = "image" in card["kinds"] or self._tensor_spec is not None
+        self._takes_bytes = "bytes" in card["kinds"] and "image" not in card["kinds"]
+        self.takes_files = "image" in card["kinds"] or self._tensor_spec is not None or self._takes_bytes
 
     def encode(self, item: Item) -> bytes:
         """Return a job as a line of NDJSON. Raises BadItem."""
@@ -68,7 +69,7 @@ class JobEncoder:
 
     def _input(self, data: bytes) -> dict[str, Any]:
         if self._tensor_spec is None:
-            return {"image": pybase64.b64encode_as_string(data)}
+            return {"bytes" if self._takes_bytes else "image": pybase64.b64encode_as_string(data)}
         spec = self._tensor_spec
         tensor = {"datatype": spec["datatype"], "shape": spec["shape"], "b64": base64.b64encode(data).decode()}
         return {"tensors": {spec["name"]: tensor}}

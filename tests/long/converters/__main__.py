@@ -55,9 +55,8 @@ def is_right(output: dict[str, Any], expected: dict[str, Any], at: int) -> bool:
         largest = max(map(abs, expected["values"]))
         return abs(output["value"] - expected["values"][at]) <= TOLERANCE * largest
     numbers = [output["probabilities"][label] for label in expected["classes"]]
-    return output["label"] == expected["labels"][at] and np.allclose(
-        numbers, expected["probabilities"][at], rtol=0, atol=TOLERANCE
-    )
+    is_near = np.allclose(numbers, expected["probabilities"][at], rtol=0, atol=TOLERANCE)
+    return bool(output["label"] == expected["labels"][at] and is_near)
 
 
 def main() -> int:

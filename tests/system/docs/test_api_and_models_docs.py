@@ -1,5 +1,6 @@
 """The examples of docs/api.md and docs/models.md, executed as they stand."""
 
+import base64
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +36,10 @@ def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     own = shutil.copytree(ROOT / "models" / "digits", models_dir / "parity")
     (code,) = re.findall(r"```python\n(# models/digits/parity\.py.+?)```", MODELS, re.DOTALL)
     (own / "parity.py").write_text(code)
+    for name in ("basket", "loudness"):
+        (code,) = re.findall(rf"```python\n(# models/{name}/{name}\.py.+?)```", MODELS, re.DOTALL)
+        folder = models.doubling(models_dir, name, f'task = "{name}.py:{name.title()}"')
+        (folder / f"{name}.py").write_text(code)
     toml = (own / "model.toml").read_text().replace('task = "image-classification"', 'task = "parity.py:Parity"')
     (own / "model.toml").write_text(toml)
     with Service(models_dir) as service:
@@ -86,6 +92,21 @@ def test_the_example_of_a_custom_task_works(documented: Service) -> None:
         files = {"image": (digit.name, digit.read_bytes())}
         answer = documented.http.post("/predict", files=files, data={"model": "parity"}).json()
         assert answer["predictions"][0]["label"] == ("even" if int(digit.name[0]) % 2 == 0 else "odd")
+
+
+def test_the_examples_of_tasks_with_inputs_of_their_own_work(documented: Service) -> None:
+    def ask(model: str, job_input: object) -> Any:
+        job = {"model": model, "input": job_input}
+        return documented.http.post("/v1/jobs", json=job, headers={"prefer": "wait=10"}).json()
+
+    assert ask("basket", {"json": {"tea": 2.5, "milk": 1}})["output"] == {"tea": 5, "milk": 2}
+    assert ask("basket", {"json": [1]})["error"]["message"] == "send an object of at most 4 prices"
+    samples = np.array([1, -1, 2, 2, -3, 3, 4, 4], "<i2").tobytes()
+    assert ask("loudness", {"bytes": base64.b64encode(samples).decode()})["output"] == {"loudness": [2, 4, 6, 8]}
+    raw = documented.submit(samples + samples, "application/octet-stream", wait=10, model="loudness").json()
+    assert raw["output"] == {"loudness": [3, 7, 3, 7]}
+    assert ask("loudness", {"bytes": "AAA="})["error"]["code"] == "invalid_input"
+    assert ask("loudness", {"json": 1})["status"] == 422
 
 
 def test_the_example_of_squeezenet_is_the_tested_one() -> None:

@@ -60,9 +60,14 @@ def test_a_custom_task_serves(relu: Relu, tmp_path: Path) -> None:
         (
             HEAD + BODY + '    kinds = frozenset({"audio"})',
             "mine.py:Bytes",
-            "allowed: one or more of ['image', 'json', 'raw'",
+            "allowed: one or more of ['bytes', 'image', 'json', 'raw'",
         ),
         (HEAD + BODY + "    kinds = None", "mine.py:Bytes", "kinds = None; allowed"),
+        (
+            HEAD + BODY + '    kinds, input_fields = frozenset({"json"}), ("prices",)',
+            "mine.py:Bytes",
+            "input_fields = ('prices',); allowed: some of features",
+        ),
         (HEAD + BODY + "    def __init__(self, *_): raise ValueError('a\\nb')", "mine.py:Bytes", "ValueError: a b"),
         ("", "other.py:Bytes", "other.py cannot be read: No such file"),
         ("", "outside.py:Bytes", "outside.py leads outside of the folder"),
@@ -75,3 +80,15 @@ def test_a_bad_custom_task_is_one_line(relu: Relu, tmp_path: Path, code: str, ta
         loaded(relu, tmp_path, code, task)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_raw_bytes_of_a_model_with_free_dimensions_are_refused_at_load(relu: Relu, tmp_path: Path) -> None:
+    """Such a task used to be ready, and the gateway refused each of its jobs."""
+    folder = relu('task = "mine.py:Bytes"', ["N", "length"])
+    (folder / "mine.py").write_text(HEAD + BODY)
+    [found] = list_models(tmp_path)
+    assert isinstance(found, ModelFolder)
+    with pytest.raises(ModelError, match="every job would be refused; allowed: bytes"):
+        load_model(found)
+    (folder / "mine.py").write_text(HEAD + BODY + '    kinds = frozenset({"bytes"})')
+    assert load_model(found).card()["kinds"] == ["bytes"]
