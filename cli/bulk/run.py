@@ -13,6 +13,7 @@ from cli.bulk.errors import CannotRun
 from cli.bulk.inputs import remote
 from cli.bulk.inputs.items import InputSource, Item
 from cli.bulk.inputs.sources import describe_input, open_source
+from cli.bulk.inputs.tables import NoInputColumn
 from cli.bulk.options import DEFAULT_URL
 from cli.bulk.progress import Progress, print_message
 from cli.bulk.results import retry_failed, rows
@@ -51,9 +52,11 @@ class BulkRun:
         retry_failed.finish_merge(self._journal_path)
         state = read_state(self._journal_path)
         inputs = args.input or (state.inputs if state else [])
-        source = open_source(inputs, args.column, args.encoding)
+        source = self._open_source(inputs)
         async with AsyncExitStack() as stack:
             await self._open_model(stack)
+            if isinstance(source, NoInputColumn) or self._has_features(inputs):
+                source = open_source(inputs, args.column, args.encoding, self._card.get("columns") or [])
             journal = ResultsJournal(self._journal_path, self._initial_state(inputs, source))
             self._check_same_run(journal, inputs)
             await self._run_lines(journal, source.items(), source)
@@ -64,6 +67,18 @@ class BulkRun:
             except OSError as error:
                 raise _write_error(self._output, error) from error
         return journal.state.failures
+
+    def _open_source(self, inputs: list[str]) -> InputSource | NoInputColumn:
+        """Open INPUT before the model: its errors need no service. Raises CannotRun."""
+        try:
+            return open_source(inputs, self._args.column, self._args.encoding)
+        except NoInputColumn as error:
+            return error
+
+    def _has_features(self, inputs: list[str]) -> bool:
+        """Return whether INPUT is a table whose columns are those of a tabular model."""
+        is_table = len(inputs) == 1 and Path(inputs[0]).suffix.lower() in (".csv", ".parquet")
+        return is_table and self._args.column is None and bool(self._card.get("columns"))
 
     async def _open_model(self, stack: AsyncExitStack) -> None:
         args = self._args

@@ -5,7 +5,7 @@ import os
 import tarfile
 import threading
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -19,12 +19,24 @@ ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".t
 INPUT_KINDS: Final = "a folder, image files, a glob, .zip or .tar*, .jsonl, .csv or .parquet, or s3://BUCKET/PREFIX"
 
 
-def open_source(inputs: Sequence[str], column: str | None, encoding: str | None = None) -> InputSource:
-    """Open INPUT, which is one source or several files. Raises CannotRun if it is unreadable or empty."""
+def open_source(
+    inputs: Sequence[str],
+    column: str | None,
+    encoding: str | None = None,
+    features: Sequence[Mapping[str, str]] = (),
+) -> InputSource:
+    """Open INPUT, which is one source or several files. Raises CannotRun if it is unreadable or empty.
+
+    `features`: as for `tables.open_table`.
+    """
     if not inputs:
         raise CannotRun(f"give an INPUT: these results have no run to resume; allowed: {INPUT_KINDS}")
     is_single = len(inputs) == 1
-    source = _open(inputs[0], column, encoding) if is_single else _file_source([Path(name) for name in inputs], None)
+    source = (
+        _open(inputs[0], column, encoding, features)
+        if is_single
+        else _file_source([Path(name) for name in inputs], None)
+    )
     if source.total == 0:
         raise CannotRun(f"{describe_input(inputs)} contains no input")
     return source
@@ -34,7 +46,7 @@ def describe_input(inputs: Sequence[str]) -> str:
     return inputs[0] if len(inputs) == 1 else f"{len(inputs)} files from {inputs[0]} to {inputs[-1]}"
 
 
-def _open(text: str, column: str | None, encoding: str | None) -> InputSource:
+def _open(text: str, column: str | None, encoding: str | None, features: Sequence[Mapping[str, str]]) -> InputSource:
     if text.startswith("s3://"):
         return remote.list_objects(text)
     path = Path(text)
@@ -51,7 +63,7 @@ def _open(text: str, column: str | None, encoding: str | None) -> InputSource:
         if name.endswith(ARCHIVES):
             return _zip_source(path) if name.endswith(".zip") else _tar_source(path)
         if path.suffix.lower() in tables.SUFFIXES:
-            return tables.open_table(path, column, encoding)
+            return tables.open_table(path, column, encoding, features)
         with path.open("rb") as file:
             if detect_format(file.read(16)):
                 return _file_source([path], None)

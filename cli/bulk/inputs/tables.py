@@ -1,14 +1,15 @@
-"""Reads .jsonl, .csv and .parquet; each row has a path, a URL, an image in base64, or a complete job."""
+"""Reads .jsonl, .csv and .parquet; each row has a path, a URL, an image in base64, features, or a complete job."""
 
 import codecs
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from cli.bulk.errors import DUPLICATE, MALFORMED, BadItem, CannotRun
 from cli.bulk.inputs import csv_table, remote
+from cli.bulk.inputs.features import FeatureColumns
 from cli.bulk.inputs.items import MAX_BYTES, InputSource, Item, decode_base64, file_item, invalid_item, too_large_error
 from cli.extras import missing_packages
 from jobs.contract.errors import Refused
@@ -22,23 +23,37 @@ MAX_LINE_BYTES: Final = 32 << 20
 Row = csv_table.Row
 
 
-def open_table(path: Path, column: str | None, encoding: str | None = None) -> InputSource:
-    """Open a table. Raises CannotRun if it has no column of inputs, or is not text in `encoding`."""
+class NoInputColumn(CannotRun):
+    """A table has no column of inputs. It may have columns of features."""
+
+
+def open_table(
+    path: Path, column: str | None, encoding: str | None = None, features: Sequence[Mapping[str, str]] = ()
+) -> InputSource:
+    """Open a table. Raises CannotRun if it has no column of inputs, or is not text in `encoding`.
+
+    `features`: the columns of a tabular model, one job a row; they are not for lines of JSON.
+    """
     suffix = path.suffix.lower()
     if encoding is not None and suffix != ".csv":
         raise CannotRun(f"--encoding applies only to .csv, not to {path}")
     if suffix == ".csv":
         known = {*INPUT_COLUMNS, *ID_COLUMNS, *([column.strip().lower()] if column else [])}
+        known |= {each["name"].strip().lower() for each in features}
         names, rows, total = csv_table.read(path, encoding or csv_table.UTF_8, known)
     elif suffix == ".parquet":
         names, rows, total = _parquet(path)
     else:
         csv_table.refuse_other_encodings(path)
-        return InputSource(partial(_items, path, partial(_json_rows, path), column), sum(1 for _ in _lines(path)))
+        return InputSource(
+            partial(_items, partial(_json_rows, path), partial(_item, path, column)), sum(1 for _ in _lines(path))
+        )
+    if features and column is None:
+        return InputSource(partial(_items, rows, FeatureColumns(path, names, features).item), total)
     chosen = _choose_column(path, names, column)
     first = next(rows(), {})
     sample = "" if isinstance(first, BadItem) else str(first.get(chosen, ""))
-    return InputSource(partial(_items, path, rows, chosen), total, is_remote=remote.is_remote(sample))
+    return InputSource(partial(_items, rows, partial(_item, path, chosen)), total, is_remote=remote.is_remote(sample))
 
 
 def _choose_column(path: Path, names: list[str], column: str | None) -> str:
@@ -50,7 +65,7 @@ def _choose_column(path: Path, names: list[str], column: str | None) -> str:
     for name in INPUT_COLUMNS:
         if (match := _find_column(name, names)) is not None:
             return match
-    raise CannotRun(f"name the column of paths or URLs with --column; {columns}")
+    raise NoInputColumn(f"name the column of paths or URLs with --column; {columns}")
 
 
 def _find_column(column: str, names: Iterable[str]) -> str | None:
@@ -104,7 +119,10 @@ def _json_rows(path: Path) -> Iterator[Row]:
             yield BadItem(MALFORMED, "a line must be a JSON object, or a path or URL in quotes")
 
 
-def _items(path: Path, rows: Callable[[], Iterator[Row]], column: str | None) -> Iterator[Item]:
+def _items(
+    rows: Callable[[], Iterator[Row]], create: Callable[[int, Mapping[str, Any], str | None], Item]
+) -> Iterator[Item]:
+    """Yield an item for each row. `create`: makes it of the line's number, its columns, and its id."""
     seen: dict[int, int] = {}  # hash of an id → its line
     for line, row in enumerate(rows(), 1):
         if isinstance(row, BadItem):
@@ -115,10 +133,10 @@ def _items(path: Path, rows: Callable[[], Iterator[Row]], column: str | None) ->
             error = BadItem(DUPLICATE, f"the id {item_id[:80]!r} is already used on line {before}")
             yield invalid_item(line, "", error, item_id)
         else:
-            yield _item(path, line, row, column, item_id)
+            yield create(line, row, item_id)
 
 
-def _item(table: Path, line: int, row: Mapping[str, Any], column: str | None, item_id: str | None) -> Item:
+def _item(table: Path, column: str | None, line: int, row: Mapping[str, Any], item_id: str | None) -> Item:
     job = row.get("body", row)  # as in OpenAI's batch files
     if column is None and isinstance(job, dict) and isinstance(job.get("input"), dict):
         return _job_item(line, job, item_id)

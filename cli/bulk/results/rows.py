@@ -4,7 +4,7 @@ import csv
 import importlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -15,7 +15,18 @@ from cli.bulk.inputs.items import Item
 from cli.extras import missing_packages
 
 SUFFIXES: Final = (".jsonl", ".ndjson", ".csv", ".parquet")
-COLUMNS: Final = ("line", "input", "id", "status", "label", "probability", "error_code", "error_message", "output")
+COLUMNS: Final = (
+    "line",
+    "input",
+    "id",
+    "status",
+    "label",
+    "probability",
+    "value",
+    "error_code",
+    "error_message",
+    "output",
+)
 ROW_GROUP_SIZE: Final = 10_000
 
 
@@ -77,16 +88,27 @@ def read_rows(journal: Path) -> Iterator[dict[str, Any]]:
 
 def _flatten_row(row: dict[str, Any]) -> dict[str, Any]:
     output, error = row["output"], row["error"] or {}
-    best = ((output or {}).get("predictions") or [{}])[0]
-    best = best if isinstance(best, dict) else {}
+    label, probability = _best_label(output or {})
+    value = (output or {}).get("value")
     return {
         **{name: row.get(name) for name in ("line", "input", "id", "status")},
-        "label": best.get("label"),
-        "probability": best.get("probability"),
+        "label": label,
+        "probability": probability,
+        "value": value if isinstance(value, int | float) else None,
         "error_code": error.get("code"),
         "error_message": error.get("message"),
         "output": None if output is None else orjson.dumps(output).decode(),
     }
+
+
+def _best_label(output: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the label that an output names, or its best prediction has, and its probability; None for neither."""
+    best = (output.get("predictions") or [output])[0]
+    label = best.get("label") if isinstance(best, dict) else None
+    if label is None:
+        return None, None
+    probabilities = output.get("probabilities")
+    return label, probabilities.get(str(label)) if isinstance(probabilities, dict) else best.get("probability")
 
 
 def _write_csv(journal: Path, part: Path) -> None:
@@ -98,7 +120,7 @@ def _write_csv(journal: Path, part: Path) -> None:
 
 def _write_parquet(journal: Path, part: Path) -> None:
     arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    kinds = {"line": arrow.int64(), "probability": arrow.float64()}
+    kinds = {"line": arrow.int64(), "probability": arrow.float64(), "value": arrow.float64()}
     schema = arrow.schema([(name, kinds.get(name, arrow.string())) for name in COLUMNS])
     with parquet.ParquetWriter(part, schema) as writer:
         group: list[dict[str, Any]] = []

@@ -58,7 +58,8 @@ class JobEncoder:
             own_metadata = job.get("metadata")
             job["metadata"] = {**own_metadata, **metadata} if isinstance(own_metadata, dict) else metadata
         elif not self.takes_files:
-            reason = "the model accepts neither images nor bytes: send jobs with tensors, in .jsonl"
+            item.read()  # an invalid line has an error of its own
+            reason = "the model accepts neither images nor bytes: send jobs with its input, in .jsonl"
             raise BadItem("invalid_input", reason)
         else:
             job |= {"input": self._input(item.read()), "metadata": metadata}

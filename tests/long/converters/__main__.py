@@ -53,7 +53,7 @@ def is_right(output: dict[str, Any], expected: dict[str, Any], at: int) -> bool:
     """Return whether an output is that of row `at`."""
     if "values" in expected:
         largest = max(map(abs, expected["values"]))
-        return abs(output["value"] - expected["values"][at]) <= TOLERANCE * largest
+        return bool(abs(output["value"] - expected["values"][at]) <= TOLERANCE * largest)
     numbers = [output["probabilities"][label] for label in expected["classes"]]
     is_near = np.allclose(numbers, expected["probabilities"][at], rtol=0, atol=TOLERANCE)
     return bool(output["label"] == expected["labels"][at] and is_near)

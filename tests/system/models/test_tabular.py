@@ -1,5 +1,6 @@
 """Tabular models over HTTP, in batches, in bulk runs and offline: exact answers, and errors on their job alone."""
 
+import csv
 import json
 import shutil
 from collections.abc import Iterator
@@ -93,6 +94,37 @@ def test_bulk_runs_offline_and_by_the_service_agree(service: Service, models_dir
     assert local[4]["output"] == {"value": 1204.0}
     assert local[5]["output"] == {"rows": [{"value": 201.0}, {"value": 2129.0}]}
     assert [row["error"] and row["error"]["code"] for row in local[:5]] == [None, None, None, "invalid_input", None]
+
+
+def test_a_table_is_run_by_the_columns_of_the_model(service: Service, models_dir: Path, tmp_path: Path) -> None:
+    people = [
+        "id;Class;name;sex;age",
+        "a;2;Ann;female;29",
+        "b;1;Bob;male;",
+        "c;x;Cy;male;3",
+        "d;3.0;Di;;4",
+        "e;1;Ed;male;nan",
+    ]
+    (tmp_path / "people.csv").write_text("\n".join(people))
+    args = (tmp_path / "people.csv", "-o")
+    local = bulk.run(*args, tmp_path / "l.jsonl", "--local", models_dir / "fares")
+    remote = bulk.run(*args, tmp_path / "s.jsonl", "--url", service.url, "--model", "fares")
+    assert (local.code, remote.code) == (1, 1), (local, remote)
+    for name in ("l.jsonl", "s.jsonl"):
+        rows = bulk.read_complete_rows(tmp_path / name, 5)
+        assert [row["id"] for row in rows] == ["a", "b", "c", "d", "e"]
+        values = [row["output"] and row["output"]["value"] for row in rows]
+        assert values == [2129.0, None, None, 3004.0, None]  # a missing age has no sum
+        assert rows[2]["error"]["message"] == "column 'class': 'x' does not fit"
+    assert bulk.run(*args, tmp_path / "t.csv", "--local", models_dir / "fares").code == 1
+    assert [row["value"] for row in csv.DictReader((tmp_path / "t.csv").open())] == ["2129.0", "", "", "3004.0", ""]
+    (tmp_path / "colors.csv").write_text("a,b,c\n0.25,0.5,0.125\n")
+    assert bulk.run(tmp_path / "colors.csv", "-o", tmp_path / "c.csv", "--local", models_dir / "colors").code == 0
+    (row,) = csv.DictReader((tmp_path / "c.csv").open())
+    assert (row["label"], row["probability"], row["value"]) == ("green", "0.5", "")
+    (tmp_path / "few.csv").write_text("sex,age\nmale,3\n")
+    lacking = bulk.run(tmp_path / "few.csv", "-o", tmp_path / "f.jsonl", "--local", models_dir / "fares")
+    assert (lacking.code, "few.csv lacks columns of the model: class" in lacking.said) == (2, True), lacking
 
 
 def test_models_of_converters_from_the_field(shared_data: Path, tmp_path: Path) -> None:
