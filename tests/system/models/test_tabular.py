@@ -117,10 +117,16 @@ def test_a_table_is_run_by_the_columns_of_the_model(service: Service, models_dir
         assert values == [2129.0, None, None, 3004.0, None]  # a missing age has no sum
         assert rows[2]["error"]["message"] == "column 'class': 'x' does not fit"
     assert bulk.run(*args, tmp_path / "t.csv", "--local", models_dir / "fares").code == 1
-    assert [row["value"] for row in csv.DictReader((tmp_path / "t.csv").open())] == ["2129.0", "", "", "3004.0", ""]
+    assert [row["value"] for row in csv.DictReader((tmp_path / "t.csv").read_text().splitlines())] == [
+        "2129.0",
+        "",
+        "",
+        "3004.0",
+        "",
+    ]
     (tmp_path / "colors.csv").write_text("a,b,c\n0.25,0.5,0.125\n")
     assert bulk.run(tmp_path / "colors.csv", "-o", tmp_path / "c.csv", "--local", models_dir / "colors").code == 0
-    (row,) = csv.DictReader((tmp_path / "c.csv").open())
+    (row,) = csv.DictReader((tmp_path / "c.csv").read_text().splitlines())
     assert (row["label"], row["probability"], row["value"]) == ("green", "0.5", "")
     (tmp_path / "few.csv").write_text("sex,age\nmale,3\n")
     lacking = bulk.run(tmp_path / "few.csv", "-o", tmp_path / "f.jsonl", "--local", models_dir / "fares")
