@@ -89,6 +89,10 @@ _DEAD_LETTER: Final = {
 _INPUT: Final = {
     "image": _described(TEXT, "base64, or a data: URL"),
     "tensors": _described(OBJECT, "name → {datatype, shape, data | b64}"),
+    "text": _described(TEXT, "for models of the tasks for text"),
+    "texts": _described(_array(TEXT), "several texts, each a row"),
+    "query": _described(TEXT, "beside `documents`; for models of the task `text-ranking`"),
+    "documents": _described(_array(TEXT), "texts to rank by the query, each a row"),
     "features": _described(OBJECT, "column → value; for models of the task `tabular`"),
     "row": _described(_array({}), "one value for each column"),
     "rows": _described(_array({}), "several rows, each a list of values or an object of named values"),

@@ -10,7 +10,7 @@ from jobs.contract.lifecycle import FINAL, State
 
 Lane = Literal["interactive", "bulk"]
 LANES: Final[tuple[Lane, ...]] = ("interactive", "bulk")
-Kind = Literal["image", "tensors", "raw", "json"]
+Kind = Literal["image", "tensors", "raw", "json", "text"]
 
 RECORD_VERSION: Final = "2"
 
