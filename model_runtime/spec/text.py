@@ -28,7 +28,8 @@ Activation = Literal["softmax", "sigmoid", "none"]
 
 def _prompts(value: Any) -> Mapping[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise ValueError
+        message = "is not a table of texts; allowed: a text by name, put before the text of a job that names it"
+        raise ValueError(message)
     return value
 
 
@@ -46,7 +47,7 @@ class TextSpec(BaseModel):
     pad_to_multiple: int | None = Field(
         None, ge=1, le=1024, description="a whole number from 1 (texts are not padded) to 1024"
     )
-    output: str | None = Field(None, description="the name of one of the model's outputs; if omitted, the first")
+    output: str | None = Field(None, description="the name of an output; if omitted, the first of floats")
     pooling: Pooling | None = Field(None, description="mean (of all tokens), cls (the first token), last (token)")
     normalize: bool | None = Field(None, description="true (scale to length 1), false (leave as the model returns it)")
     prompts: Annotated[Mapping[str, str], BeforeValidator(_prompts)] | None = Field(

@@ -57,7 +57,7 @@ class JobEncoder:
             own_metadata = job.get("metadata")
             job["metadata"] = {**own_metadata, **metadata} if isinstance(own_metadata, dict) else metadata
         elif not self.takes_files:
-            reason = "the model accepts neither images nor bytes: send jobs with tensors, in .jsonl"
+            reason = "the model accepts neither images nor bytes: send jobs with their input, in .jsonl"
             raise BadItem("invalid_input", reason)
         else:
             job |= {"input": self._input(item.read()), "metadata": metadata}

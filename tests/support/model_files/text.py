@@ -15,7 +15,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 WORDS = ("red", "green", "blue", "Anna", "Smith", "Oslo", "likes")
 VOCABULARY = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", *WORDS)
-SPECIAL = {"cls_token": "[CLS]", "sep_token": "[SEP]"}
 # A vector of each token: 4 numbers, exact in FP32.
 TABLE = np.array([[token, token % 3, -token, 2**-token] for token in range(len(VOCABULARY))], np.float32)
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
@@ -28,7 +27,7 @@ def ids_of(*words: str) -> list[int]:
 
 
 def tokenizer(words: Sequence[str] = VOCABULARY) -> Tokenizer:
-    made = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="[UNK]"))
+    made = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token=VOCABULARY[3]))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     made.add_special_tokens([*VOCABULARY[:4]])
     made.post_processor = processors.TemplateProcessing(
@@ -45,8 +44,8 @@ def lay_out(
     toml: str,
     nodes: Sequence[NodeProto],
     output: Sequence[int | str | None],
-    table: Any = TABLE,
     *,
+    table: Any = TABLE,
     inputs: Sequence[str] = ("input_ids", "attention_mask"),
     kind: int = TensorProto.INT64,
     length: int | str = "sequence",
@@ -113,7 +112,7 @@ def classifier(models_dir: Path, name: str = "colors", toml: str = "", **more: A
     nodes = [*_mean_nodes("mean"), helper.make_node("Squeeze", ["mean", "tokens"], ["y"])]
     toml = toml or 'task = "text-classification"\nmax_wait_ms = 20\n[text]\nactivation = "none"'
     files = {"config.json": {"id2label": {"0": "red", "1": "green", "2": "blue"}}} | more.pop("files", {})
-    return lay_out(models_dir, name, toml, nodes, ["batch", 3], table, files=files, **more)
+    return lay_out(models_dir, name, toml, nodes, ["batch", 3], table=table, files=files, **more)
 
 
 def tagger(models_dir: Path, name: str = "names", toml: str = 'task = "token-classification"', **more: Any) -> Path:
@@ -123,7 +122,7 @@ def tagger(models_dir: Path, name: str = "names", toml: str = 'task = "token-cla
         table[token, _LABEL_OF_WORD.get(word, 0)] = np.log(12)  # 12 / (12 + 4)
     nodes = [helper.make_node("Mul", ["vectors", "mask"], ["y"])]
     files = {"config.json": {"id2label": {str(at): label for at, label in enumerate(LABELS)}}}
-    return lay_out(models_dir, name, toml, nodes, ["batch", "sequence", len(LABELS)], table, files=files, **more)
+    return lay_out(models_dir, name, toml, nodes, ["batch", "sequence", len(LABELS)], table=table, files=files, **more)
 
 
 def ranker(models_dir: Path, name: str = "ranker", toml: str = "") -> Path:
@@ -142,4 +141,4 @@ def ranker(models_dir: Path, name: str = "ranker", toml: str = "") -> Path:
     ]
     toml = toml or 'task = "text-ranking"\nmax_wait_ms = 20\n[text]\nactivation = "none"'
     inputs = ("input_ids", "attention_mask", "token_type_ids")
-    return lay_out(models_dir, name, toml, nodes, ["batch", 1], table, inputs=inputs)
+    return lay_out(models_dir, name, toml, nodes, ["batch", 1], table=table, inputs=inputs)
