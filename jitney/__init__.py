@@ -1,7 +1,8 @@
 """Public Python API: custom tasks, custom engines, and models without the service (docs/models.md).
 
 Task                       base class of every task
-ImageClassification, ImageEmbedding, ObjectDetection, TabularTask, TensorTask
+ImageClassification, ImageEmbedding, ObjectDetection, TabularTask, TensorTask,
+TextClassification, TextEmbedding, TextRanking, TokenClassification
                            built-in tasks, which a custom task may also derive from
 ModelSpec                  the parsed `model.toml`, passed to tasks and engines
 CustomEngine, TensorSpec   the protocol of an engine, and the description of one input or output
@@ -26,6 +27,10 @@ from model_runtime.tasks import (
     TabularTask,
     Task,
     TensorTask,
+    TextClassification,
+    TextEmbedding,
+    TextRanking,
+    TokenClassification,
 )
 from model_runtime.tensor_spec import TensorSpec
 
@@ -42,6 +47,10 @@ __all__ = [
     "Task",
     "TensorSpec",
     "TensorTask",
+    "TextClassification",
+    "TextEmbedding",
+    "TextRanking",
+    "TokenClassification",
     "list_models",
     "load_model",
 ]

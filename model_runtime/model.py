@@ -6,9 +6,11 @@ The model states its largest batch; the caller forms the batches.
 import logging
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 from batching import buckets
+from batching.collation import split_outputs, stack_items
 from jobs.contract.errors import Refused
 from jobs.contract.tensors import size_bytes
 from model_runtime.engine.onnx_engine import OnnxEngine, RunFailed, Stop
@@ -28,9 +30,10 @@ from model_runtime.profiling.measuring_lock import measuring_alone
 from model_runtime.profiling.profile_store import StoredProfile
 from model_runtime.repository.repository import ModelFolder, with_version_spec
 from model_runtime.spec.model_toml import ModelError
-from model_runtime.tasks import TabularTask, Task, attach_task, is_custom
+from model_runtime.tasks import TabularTask, Task, TextTask, attach_task, is_custom
 from model_runtime.tasks.examples import read_own_examples
 from model_runtime.tasks.task import PreparedRow
+from model_runtime.tasks.text.text_task import IDS
 from model_runtime.tensor_spec import Array
 
 log = logging.getLogger("jitney.worker")
@@ -218,8 +221,13 @@ def load_model(folder: ModelFolder, hardware: Hardware | None = None) -> Model:
     folder = with_version_spec(folder)
     engine = open_engine(folder, hardware)
     task = attach_task(folder, engine)
+    facts = _read_graph(folder, engine, task)
+    if isinstance(task, TextTask):
+        _check_text(folder, engine, task, facts)
     if engine.batchable:
-        _decide_batching(folder, engine, task)
+        _decide_batching(folder, engine, task, facts)
+    if isinstance(task, TextTask):
+        _decide_padding(folder, engine, task)
     stored = _read_profiles(folder)
     matching = profile_store.find_profile(stored, engine.provider, engine.device, engine.runtime)
     profile = _choose_profile(folder, engine, matching)._replace(stored=stored)
@@ -229,14 +237,42 @@ def load_model(folder: ModelFolder, hardware: Hardware | None = None) -> Model:
     return model
 
 
-def _decide_batching(folder: ModelFolder, engine: AnyEngine, task: Task) -> None:
+def _read_graph(folder: ModelFolder, engine: AnyEngine, task: Task) -> GraphFacts:
+    """Return the facts of the model's graph, if its checks need them."""
+    is_checked = isinstance(task, TextTask) or (engine.batchable and folder.spec.batching == "auto")
+    return read_facts(folder.onnx, engine.batch_axes) if is_checked and isinstance(engine, OnnxEngine) else GraphFacts()
+
+
+def _check_text(folder: ModelFolder, engine: AnyEngine, task: TextTask, facts: GraphFacts) -> None:
+    """Run the longest text and the largest token id. Raises ModelError."""
+    try:
+        task.check_fit(partial(_run_row, engine), facts.heights.get(IDS, 0))
+    except RunFailed as error:
+        raise ModelError(folder.onnx, None, f"the device was lost while the tokenizer was checked: {error}") from error
+
+
+def _decide_padding(folder: ModelFolder, engine: AnyEngine, task: TextTask) -> None:
+    tolerance = batch_consistency.tolerance_of([*engine.inputs, *engine.outputs], engine.provider)
+    note = task.decide_padding(
+        partial(_run_row, engine), folder.spec.max_drift or tolerance, batchable=engine.batchable
+    )
+    if note:
+        engine.batch_note = "; ".join(filter(None, [engine.batch_note, note]))
+        log.warning("model %s: %s", folder.name, note)
+
+
+def _run_row(engine: AnyEngine, row: Mapping[str, Array]) -> Mapping[str, Array]:
+    return split_outputs(engine.run(stack_items([row])), 1)[0]
+
+
+def _decide_batching(folder: ModelFolder, engine: AnyEngine, task: Task, facts: GraphFacts) -> None:
     """Run the short form of `jitney models check`. A model that does not pass is still served, one row at a time."""
     if folder.spec.batching == "off":
         engine.disable_batching('batching = "off" in model.toml')
     if folder.spec.batching != "auto":
         return
     try:
-        _check_consistency(folder, engine, task)
+        _check_consistency(folder, engine, task, facts)
     except RunFailed as error:  # the model refuses synthetic rows, but may accept a caller's
         if error.fault == "device":
             raise ModelError(folder.onnx, None, f"the device was lost while the model was checked: {error}") from error
@@ -245,14 +281,14 @@ def _decide_batching(folder: ModelFolder, engine: AnyEngine, task: Task) -> None
         log.warning("model %s runs one row at a time: %s", folder.name, engine.batch_note)
 
 
-def _check_consistency(folder: ModelFolder, engine: AnyEngine, task: Task) -> None:
+def _check_consistency(folder: ModelFolder, engine: AnyEngine, task: Task, facts: GraphFacts) -> None:
     tolerance = batch_consistency.tolerance_of([*engine.inputs, *engine.outputs], engine.provider)
     check = batch_consistency.ConsistencyCheck(
         engine.inputs,
         engine.run,
         lambda rows: rows,
         tolerance,
-        facts=read_facts(folder.onnx, engine.batch_axes) if isinstance(engine, OnnxEngine) else GraphFacts(),
+        facts=facts,
         max_drift=folder.spec.max_drift,
         find_indices=engine.provider == "cpu",
         examples=read_own_examples(folder.path, task, engine.inputs, QUICK_CHECK_ROWS),

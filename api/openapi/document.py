@@ -144,6 +144,7 @@ def _submit() -> dict[str, Any]:
                 parsing.NDJSON: {"schema": TEXT},
                 "multipart/form-data": {"schema": form},
                 **dict.fromkeys(("image/*", "application/octet-stream"), binary),
+                "text/plain": {"schema": TEXT},
             },
         },
         "responses": responses,

@@ -144,6 +144,8 @@ def _media_type(kind: str, body: bytes) -> tuple[str, str]:
     """Return the media type of an input, and the ending of its file's name."""
     if kind == "json":
         return "application/json", "json"
+    if kind == "text":
+        return "text/plain; charset=utf-8", "txt"
     name = image_formats.detect_format(body) if kind == "image" else None
     return (f"image/{name.lower()}", name.lower()) if name else ("application/octet-stream", "bin")
 

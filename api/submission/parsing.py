@@ -6,13 +6,21 @@ from typing import Final
 from api.asgi.multipart import FormPart, MultipartForm, Sink, TextField
 from api.asgi.request import Request, cache_short, read_query
 from jobs.contract.errors import Refused
+from jobs.contract.input_fields import check_no_rows, read_text
 from jobs.contract.job_request import JobRequest, read_json_fields, read_text_fields
 from jobs.contract.json_reader import read_object
 
 QUERY_FIELDS: Final = ("model", "parameters", "lane", "deadline_ms", "metadata", "webhook", "rows")
 FORM_FIELDS: Final = ("image", *QUERY_FIELDS)
 NDJSON: Final = "application/x-ndjson"
-CONTENT_TYPES: Final = ("application/json", NDJSON, "multipart/form-data", "image/*", "application/octet-stream")
+CONTENT_TYPES: Final = (
+    "application/json",
+    NDJSON,
+    "multipart/form-data",
+    "image/*",
+    "text/plain",
+    "application/octet-stream",
+)
 MAX_TEXT_BYTES: Final = 64 << 10
 FORM_CHUNK_BYTES: Final = 64 << 10  # bytes of a form parsed before other tasks run
 
@@ -26,12 +34,15 @@ async def read_job_request(request: Request, body: bytes) -> JobRequest:
     if kind == "multipart/form-data":
         request.query()
         return await read_form(request, body)
-    if not kind.startswith("image/") and kind != "application/octet-stream":
+    if not kind.startswith("image/") and kind not in {"application/octet-stream", "text/plain"}:
         message = f"content type {kind[:80]!r} is not supported" if kind else "the request has no content type"
         raise Refused("unsupported_media_type", message, allowed=list(CONTENT_TYPES))
     if not body:
         raise Refused("invalid_request", "the body is empty")
     fields = _read_query_fields(request.query_string)
+    if kind == "text/plain":
+        check_no_rows(fields.rows, "text")
+        return fields._replace(text=read_text(body, "the body"))
     image, raw = (body, None) if kind.startswith("image/") else (None, body)
     return JobRequest(fields.model, image, None, raw, *fields[4:])  # `_replace` takes three times as long
 

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 
@@ -14,7 +14,14 @@ from cli.bulk.inputs.items import Item, decode_base64
 from cli.bulk.results.rows import ResultRow, failed_row
 from jobs.contract import tensors
 from jobs.contract.errors import JitneyError, Refused
-from jobs.contract.input_fields import JSON_INPUT_FIELDS, encode_input, read_row_count
+from jobs.contract.input_fields import (
+    JSON_INPUT_FIELDS,
+    check_no_rows,
+    encode_input,
+    encode_text,
+    is_input,
+    read_row_count,
+)
 from jobs.contract.job import Outcome
 from jobs.contract.json_reader import describe_value
 from jobs.contract.lifecycle import State
@@ -73,27 +80,25 @@ class LocalRunner:
         rows = item.job.get("rows")
         if rows is not None and not (type(rows) is int and 1 <= rows <= (self._max_rows or 0)):
             return OfflineInput(self._kind, partial(_refuse_rows, self._max_rows), encoded)
-        if len(job_input) == 1 and next(iter(job_input)) in JSON_INPUT_FIELDS:
+        name = next(iter(job_input)) if is_input(job_input) else ""
+        if name in JSON_INPUT_FIELDS:
             return self._json_input(job_input, rows, encoded)
-        if isinstance(job_input.get("tensors"), dict):
+        if name == "text":
+            return OfflineInput("text", lambda: _encode_text(job_input["text"], rows), encoded)
+        if name == "tensors" and isinstance(job_input["tensors"], dict):
             return OfflineInput("tensors", lambda: _pack_tensors(job_input["tensors"]), encoded, rows or 0)
-        if len(job_input) == 1 and isinstance(encoded_bytes := job_input.get("bytes"), str):
-            return OfflineInput(self._kind, lambda: decode_base64(encoded_bytes), encoded, rows or 0)
-        return OfflineInput("image", lambda: _decode_image(job_input), encoded)
+        kind = self._kind if name == "bytes" else "image"
+        return OfflineInput(kind, lambda: _decode(job_input), encoded, rows or 0)
 
     def _json_input(self, job_input: Mapping[str, Any], rows: int | None, parameters: bytes) -> OfflineInput:
         """Return an input that stays JSON, checked as the gateway checks it."""
-
-        def refuse(error: Refused) -> bytes:
-            raise BadItem(MALFORMED if error.code == "invalid_request" else error.code, error.message) from error
-
         try:
             count = read_row_count(job_input, rows) or 0
             if count > (self._max_rows or 0):
                 return OfflineInput("json", partial(_refuse_rows, self._max_rows), parameters)
             data = encode_input(job_input)
         except Refused as error:
-            return OfflineInput("json", partial(refuse, error), parameters)
+            return OfflineInput("json", partial(_raise_bad_item, error), parameters)
         return OfflineInput("json", lambda: data, parameters, count)
 
 
@@ -102,9 +107,22 @@ def _refuse_rows(limit: int | None) -> bytes:
     raise BadItem("invalid_request", f"rows must be {allowed}")
 
 
-def _decode_image(job_input: Mapping[str, Any]) -> bytes:
-    if isinstance(image := job_input.get("image"), str):
-        return decode_base64(image)
+def _raise_bad_item(error: Refused) -> NoReturn:
+    raise BadItem(MALFORMED if error.code == "invalid_request" else error.code, error.message) from error
+
+
+def _encode_text(text: Any, rows: int | None) -> bytes:
+    try:
+        check_no_rows(rows, "text")
+        return encode_text(text, 'field "input.text"')
+    except Refused as error:
+        _raise_bad_item(error)
+
+
+def _decode(job_input: Mapping[str, Any]) -> bytes:
+    """Return the bytes of an image, or of the field `bytes`. Raises BadItem."""
+    if isinstance(encoded := job_input.get("image", job_input.get("bytes")), str):
+        return decode_base64(encoded)
     names = ", ".join(describe_value(name) for name in sorted(job_input)[:5])
     raise BadItem(MALFORMED, f"the input of a job must have an image in base64, or tensors; this one has {names}")
 
@@ -114,7 +132,7 @@ def _pack_tensors(values: Mapping[str, Any]) -> bytes:
     try:
         return tensors.pack_tensors({name: _read_tensor(name, value) for name, value in values.items()})
     except Refused as error:
-        raise BadItem(MALFORMED if error.code == "invalid_request" else error.code, error.message) from error
+        _raise_bad_item(error)
 
 
 def _read_tensor(name: str, value: Any) -> Tensor:

@@ -1,5 +1,6 @@
-"""Checks and encodes the fields of a job's `input` that stay JSON: features, rows, a value for a custom task."""
+"""Checks and encodes the fields of a job's `input` that are text or stay JSON: texts, features, rows, a query."""
 
+import codecs
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -8,41 +9,92 @@ import orjson
 from jobs.contract.errors import Refused
 from jobs.contract.json_reader import describe_value
 
+MAX_INPUT_TEXT_BYTES: Final = 1 << 20  # of one text, in UTF-8
+
 # field → the Python type of its value, and its name in messages
 _TYPES: Final[dict[str, tuple[type, str]]] = {
     "features": (dict, "an object of named values"),
     "row": (list, "a list of values"),
     "rows": (list, "a list of rows, each a list of values or an object of named values"),
+    "texts": (list, "a list of texts"),
+    "query": (str, "text"),
+    "documents": (list, "a list of texts"),
     "json": (object, "any JSON value"),
 }
+_COUNTED: Final = ("rows", "texts", "documents")  # each value is a row
+_PAIR: Final = frozenset({"query", "documents"})  # the one input of two fields
 JSON_INPUT_FIELDS: Final = tuple(_TYPES)
-INPUT_FIELDS: Final = ("image", "tensors", "bytes", *JSON_INPUT_FIELDS)
+INPUT_FIELDS: Final = ("image", "tensors", "text", "bytes", *JSON_INPUT_FIELDS)
+
+
+def is_input(job_input: Mapping[str, Any]) -> bool:
+    """Return whether an object has one of INPUT_FIELDS, or both `query` and `documents`."""
+    if len(job_input) == 1:
+        name = next(iter(job_input))
+        return name in INPUT_FIELDS and name not in _PAIR
+    return job_input.keys() == _PAIR
 
 
 def read_row_count(job_input: Mapping[str, Any], rows: int | None) -> int | None:
     """Return how many rows a job with this input has; None: it has no rows. `rows`: what the request says.
 
-    `job_input` has one of JSON_INPUT_FIELDS. Raises Refused if the field's value has another type than it takes.
+    `job_input` has JSON_INPUT_FIELDS only. Raises Refused if a field's value has another type than it takes, or if a
+    text is too long.
     """
-    ((name, value),) = job_input.items()
-    expected, description = _TYPES[name]
-    if not isinstance(value, expected):
-        raise Refused("invalid_request", f'field "input.{name}" must be {description}, not {describe_value(value)}')
-    if name != "rows":
-        if rows is not None:
-            message = f'field "rows" is for tensors; send several rows as "input.rows", not "input.{name}"'
-            raise Refused("invalid_request", message)
+    for name, value in job_input.items():
+        expected, description = _TYPES[name]
+        if not isinstance(value, expected):
+            raise Refused("invalid_request", f'field "input.{name}" must be {description}, not {describe_value(value)}')
+    name = next((name for name in _COUNTED if name in job_input), "")
+    if not name:
+        check_no_rows(rows, next(iter(job_input)))
         return None
-    count = len(job_input["rows"])
+    count = len(job_input[name])
     if not count:
-        raise Refused("invalid_request", 'field "input.rows" must have at least one row')
+        raise Refused("invalid_request", f'field "input.{name}" must have at least one {name[:-1]}')
     if rows is not None and rows != count:
-        raise Refused("invalid_request", f'field "rows" is {rows}, but "input.rows" has {count}; leave "rows" out')
+        raise Refused("invalid_request", f'field "rows" is {rows}, but "input.{name}" has {count}; leave "rows" out')
+    if name != "rows":
+        _check_texts(job_input, name)
     return count
 
 
+def check_no_rows(rows: int | None, name: str) -> None:
+    """Raise Refused if a request says how many rows its `input.name` has, which has none."""
+    if rows is not None:
+        several = "texts" if name == "text" else "rows"
+        message = f'field "rows" is for tensors; send several rows as "input.{several}", not "input.{name}"'
+        raise Refused("invalid_request", message)
+
+
+def encode_text(text: Any, what: str) -> bytes:
+    """Return a text as UTF-8. `what` names it in messages. Raises Refused if it is none, or too long."""
+    if not isinstance(text, str):
+        raise Refused("invalid_request", f"{what} must be text, not {describe_value(text)}")
+    if len(text) > MAX_INPUT_TEXT_BYTES:  # before memory is taken
+        raise _too_long(what, f"has {len(text)} characters")
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:
+        raise Refused("invalid_request", f"{what} has half of a surrogate pair, at character {error.start}") from error
+    if len(data) > MAX_INPUT_TEXT_BYTES:
+        raise _too_long(what, f"has {len(data)} bytes")
+    return data
+
+
+def read_text(data: bytes, what: str) -> bytes:
+    """Return the bytes of a text, without a byte order mark. Raises Refused if they are not UTF-8, or too many."""
+    if len(data) > MAX_INPUT_TEXT_BYTES:
+        raise _too_long(what, f"has {len(data)} bytes")
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        raise Refused("invalid_request", f"{what} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    return data.removeprefix(codecs.BOM_UTF8)
+
+
 def encode_input(job_input: Mapping[str, Any]) -> bytes:
-    """Return a job's input of the kind "json": the value of the field `json`, or the whole object of another field.
+    """Return a job's input of the kind "json": the value of the field `json`, or the whole object of other fields.
 
     Raises Refused if it is nested too deep to be written.
     """
@@ -50,3 +102,19 @@ def encode_input(job_input: Mapping[str, Any]) -> bytes:
         return orjson.dumps(job_input.get("json", job_input))
     except TypeError as error:
         raise Refused("invalid_request", f'field "input" cannot be stored: {error}') from error
+
+
+def _check_texts(job_input: Mapping[str, Any], name: str) -> None:
+    if "query" in job_input:
+        encode_text(job_input["query"], 'field "input.query"')
+    for at, text in enumerate(job_input[name]):
+        try:
+            encode_text(text, f'"input.{name}"[{at}]')
+        except Refused as error:
+            error.details["row"] = at
+            raise
+
+
+def _too_long(what: str, size: str) -> Refused:
+    message = f"{what} {size}: a text may have at most {MAX_INPUT_TEXT_BYTES} bytes in UTF-8"
+    return Refused("body_too_large", message, limit_bytes=MAX_INPUT_TEXT_BYTES)

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from jobs.contract.base64_reader import read_base64_or_url
 from jobs.contract.errors import JitneyError, Refused, to_jitney_error
-from jobs.contract.input_fields import INPUT_FIELDS, read_row_count
+from jobs.contract.input_fields import INPUT_FIELDS, check_no_rows, encode_text, is_input, read_row_count
 from jobs.contract.job import LANES
 from jobs.contract.json_reader import read_json, read_object, require_object
 
@@ -20,9 +20,9 @@ _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class JobRequest(NamedTuple):
-    """A job request. Exactly one of image, tensors, raw and fields is set; raw bytes may be an image or a tensor.
+    """A job request. Exactly one of image, tensors, raw, fields and text is set; raw bytes may be an image or a tensor.
 
-    `fields`: an `input` object that stays JSON (jobs/contract/input_fields.py).
+    `fields`: an `input` object that stays JSON (jobs/contract/input_fields.py). `text`: in UTF-8.
     `webhook` is unchecked; jobs/contract/webhook_request.py validates it. `rows`: the input has this many rows.
     """
 
@@ -37,6 +37,7 @@ class JobRequest(NamedTuple):
     webhook: Any = None
     rows: int | None = None
     fields: Mapping[str, Any] | None = None
+    text: bytes | None = None
 
 
 def read_json_fields(fields: Mapping[str, Any], model: str = "", lane: str = "interactive") -> JobRequest:
@@ -44,8 +45,8 @@ def read_json_fields(fields: Mapping[str, Any], model: str = "", lane: str = "in
     if unknown := [name for name in fields if name not in JSON_FIELDS]:
         raise Refused("invalid_request", f"unknown field {unknown[0][:80]!r}", allowed=list(JSON_FIELDS))
     job_input = fields.get("input")
-    if not isinstance(job_input, dict) or len(job_input) != 1 or next(iter(job_input)) not in INPUT_FIELDS:
-        message = 'field "input" must be an object with one of the allowed fields'
+    if not isinstance(job_input, dict) or not is_input(job_input):
+        message = 'field "input" must be an object with one of the allowed fields, or with "query" and "documents"'
         raise Refused("invalid_request", message, allowed=list(INPUT_FIELDS))
     named = fields.get("model", "")
     job_request = check_fields(
@@ -63,6 +64,9 @@ def read_json_fields(fields: Mapping[str, Any], model: str = "", lane: str = "in
         return job_request._replace(image=_base64("image", job_input["image"]))
     if "bytes" in job_input:
         return job_request._replace(raw=_base64("bytes", job_input["bytes"]))
+    if "text" in job_input:
+        check_no_rows(job_request.rows, "text")
+        return job_request._replace(text=encode_text(job_input["text"], 'field "input.text"'))
     if "tensors" not in job_input:
         return job_request._replace(fields=job_input, rows=read_row_count(job_input, job_request.rows))
     if isinstance(job_input["tensors"], dict):

@@ -19,6 +19,7 @@ from jobs.models.catalog import ModelCard, ModelCatalog
 from jobs.store.dead_letters import DeadLetter
 
 MAX_KEY_LENGTH = 255
+ROW_TASKS = ["tensor", "tabular", "text-embedding", "text-classification", "token-classification", "text-ranking"]
 MAX_JSON_BYTES = 64 << 10
 # Characters of a digest. With a job's id it fits Redis's compact encoding of small hashes.
 DIGEST_CHARS = 28
@@ -138,7 +139,7 @@ def _check_rows(rows: int, card: ModelCard) -> None:
     limit = card.get("max_rows")
     if limit is None:
         message = f"model {card['name']} has the task {card.get('task')}, which takes no rows: send one job per item"
-        raise Refused("invalid_request", f"{message}, or use a model of an allowed task", allowed=["tensor", "tabular"])
+        raise Refused("invalid_request", f"{message}, or use a model of an allowed task", allowed=ROW_TASKS)
     if rows > limit:
         message = f"a job for model {card['name']} may have at most {limit} rows, and this one has {rows}"
         raise Refused("invalid_request", f"{message}: send several jobs", limit=limit)
@@ -156,15 +157,21 @@ def _choose_input(request: JobRequest, card: ModelCard, rows: int) -> tuple[Kind
     if request.tensors is not None and "tensors" in kinds:
         return "tensors", tensors.pack_tensors(_read_tensors(request.tensors, card, rows))
     if request.fields is not None:
-        (name,) = request.fields
         accepted = card.get("input_fields") or []
-        if name in accepted:
+        if all(name in accepted for name in request.fields):
             return "json", encode_input(request.fields)
-        raise Refused(
-            "invalid_input", f"model {card['name']} does not accept {name!r}", allowed=[*accepted] or [*kinds]
-        )
-    sent = "tensors" if image is None else "an image" if request.raw is None else "bytes"
-    raise Refused("invalid_input", f"model {card['name']} does not accept {sent}", allowed=list(kinds))
+    if request.text is not None and "text" in kinds:
+        return "text", request.text
+    sent = (
+        repr(next(iter(request.fields))) if request.fields is not None else "tensors" if image is None else "an image"
+    )
+    sent = "text" if request.text is not None else "bytes" if request.raw is not None else sent
+    raise Refused("invalid_input", f"model {card['name']} does not accept {sent}", allowed=_accepted(card))
+
+
+def _accepted(card: ModelCard) -> list[str]:
+    """Return the kinds of input that a model takes, and the fields of the kind "json"."""
+    return [*(kind for kind in card["kinds"] if kind != "json"), *(card.get("input_fields") or [])]
 
 
 def _check_image(data: bytes) -> bytes:

@@ -176,7 +176,7 @@ class ConsistencyCheck:
         self.report.rows = count
         if count > 1 and _are_alike(alone):
             self.report.unchecked = _ALIKE
-        kinds = f"{min(count, len(self._examples))} examples of the model's folder were used" if self._examples else ""
+        kinds = f"{min(count, len(self._examples))} examples were used" if self._examples else ""
         sizes = f"free dimensions were set to {generator.side}" if generator.side else ""
         self.report.note = "; ".join(filter(None, [kinds, sizes, *self.report.doubts]))
         return generator, rows, alone

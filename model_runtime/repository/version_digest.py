@@ -13,6 +13,7 @@ from typing import Final
 from model_runtime.profiling import profile_store
 from model_runtime.repository.repository import ModelFolder, with_version_spec
 from model_runtime.spec.model_toml import SPEC_FILE
+from model_runtime.spec.text import POOLING_FILE, TEXT_FILES, TEXT_TASKS
 
 LENGTH: Final = 16
 MAX_FILES: Final = 10_000  # of one version; the same limit as for detecting changes
@@ -26,8 +27,11 @@ def compute_digest(folder: ModelFolder) -> str:
     settings = spec.model_dump(exclude=_MACHINE_SETTINGS, exclude_defaults=True, warnings=False)
     total = hashlib.sha256(repr(sorted(settings.items())).encode())
     has_custom_code = ".py:" in f"{spec.task} {spec.engine}"
-    names = {spec.classification.labels, spec.detection.labels, spec.tabular.labels}
+    names = {spec.classification.labels, spec.detection.labels, spec.tabular.labels, spec.text.labels}
+    has_text = has_custom_code or spec.task in TEXT_TASKS
+    names |= {*TEXT_FILES} if has_text else set()
     beside = [path for path in folder.path.iterdir() if has_custom_code or path.name in names]
+    beside += [folder.path / POOLING_FILE] if has_text else []
     for path in sorted([*_files(beside), *_files(folder.onnx.parent.rglob("*"))]):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()

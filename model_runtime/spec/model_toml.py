@@ -15,10 +15,12 @@ from pydantic_core import ErrorDetails
 
 from model_runtime.spec.image import ImageSpec
 from model_runtime.spec.tensors import AXIS_ALLOWED, Axis, InputSpec, OutputSpec, read_outputs
+from model_runtime.spec.text import TEXT_TASKS, TextSpec
 
 __all__ = ["ClassificationSpec", "ImageSpec", "ModelError", "ModelSpec", "RetrySpec", "read_spec"]
 
 SPEC_FILE: Final = "model.toml"
+_TASKS: Final = ("image-classification", "image-embedding", "object-detection", "tabular", "tensor", *TEXT_TASKS)
 _FILE_NAME: Final = r"^[^/\\.][^/\\]*$"
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -133,9 +135,8 @@ class ModelSpec(_Section):
     """`model.toml`. The names of durations end in their unit. Every key except `task` has a default."""
 
     task: str = Field(
-        pattern=r"^(image-classification|image-embedding|object-detection|tabular|tensor|[A-Za-z0-9_][A-Za-z0-9_.-]*\.py:[A-Za-z_][A-Za-z0-9_]*)$",
-        description="image-classification, image-embedding, object-detection, tabular, tensor, "
-        "or file.py:ClassName of a file in the model's folder",
+        pattern=rf"^({'|'.join(_TASKS)}|[A-Za-z0-9_][A-Za-z0-9_.-]*\.py:[A-Za-z_][A-Za-z0-9_]*)$",
+        description=f"{', '.join(_TASKS)}, or file.py:ClassName of a file in the model's folder",
     )
     description: str = Field("", max_length=4000, description="text of at most 4000 characters")
     version: str | None = Field(
@@ -186,6 +187,7 @@ class ModelSpec(_Section):
         default_factory=ClassificationSpec, description="a table of keys under [classification]"
     )
     embedding: EmbeddingSpec = Field(default_factory=EmbeddingSpec, description="a table of keys under [embedding]")
+    text: TextSpec = Field(default_factory=TextSpec, description="a table of keys under [text]")
     tabular: TabularSpec = Field(default_factory=TabularSpec, description="a table of keys under [tabular]")
     detection: DetectionSpec = Field(default_factory=DetectionSpec, description="a table of keys under [detection]")
 

@@ -16,6 +16,11 @@ from model_runtime.tasks.object_detection import ObjectDetection
 from model_runtime.tasks.tabular import TabularTask
 from model_runtime.tasks.task import KINDS, RetryableError, Task
 from model_runtime.tasks.tensor import TensorTask
+from model_runtime.tasks.text.text_classification import TextClassification
+from model_runtime.tasks.text.text_embedding import TextEmbedding
+from model_runtime.tasks.text.text_ranking import TextRanking
+from model_runtime.tasks.text.text_task import TextTask
+from model_runtime.tasks.text.token_classification import TokenClassification
 from model_runtime.tensor_spec import TensorSpec
 
 __all__ = [
@@ -26,6 +31,11 @@ __all__ = [
     "TabularTask",
     "Task",
     "TensorTask",
+    "TextClassification",
+    "TextEmbedding",
+    "TextRanking",
+    "TextTask",
+    "TokenClassification",
     "attach_task",
     "is_custom",
     "load_task",
@@ -37,6 +47,10 @@ _BUILT_IN: Final[dict[str, type[Task]]] = {
     "object-detection": ObjectDetection,
     "tabular": TabularTask,
     "tensor": TensorTask,
+    "text-classification": TextClassification,
+    "text-embedding": TextEmbedding,
+    "text-ranking": TextRanking,
+    "token-classification": TokenClassification,
 }
 
 

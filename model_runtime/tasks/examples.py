@@ -26,16 +26,22 @@ Row = dict[str, Array]
 EXAMPLES_FOLDER: Final = "examples"
 MAX_EXAMPLES: Final = 500  # more would take long for little gain; files are sampled evenly
 MAX_BYTES: Final = 256 << 20  # of a file
+MADE_ROWS: Final = 16  # that a task makes where the model has no examples
 _KINDS: Final = "a .json file with the input of a request, .npy or .npz files of tensors"
 
 
 class Example(NamedTuple):
-    """An input as a caller sends it, or a `row` of tensors. `data`: its bytes, or the file that has them."""
+    """An input as a caller sends it, or a `row` of tensors. `data`: its bytes, or the file that has them.
+
+    Of an input that has `rows`, the example is the one `at` this index.
+    """
 
     kind: str = ""
     data: bytes | Path = b""
     parameters: Mapping[str, Any] = {}
     row: Row | None = None
+    rows: int = 0
+    at: int = 0
 
     def prepare(self, task: Task) -> tuple[Row, dict[str, Any]]:
         """Return the row as a task preprocesses it, and the parameters for `postprocess`. Raises what the task raises.
@@ -46,6 +52,8 @@ class Example(NamedTuple):
             return self.row, {}
         parameters = dict(self.parameters)
         data = self.data.read_bytes() if isinstance(self.data, Path) else self.data
+        if self.rows:
+            return task.preprocess_rows(self.kind, data, parameters, self.rows)[self.at]
         return dict(task.preprocess(self.kind, data, parameters)), parameters
 
     def __call__(self, task: Task) -> Row:
@@ -84,7 +92,10 @@ def read_example_file(path: Path, task: Task, inputs: Sequence[TensorSpec]) -> l
 
 
 def read_own_examples(folder: Path, task: Task, inputs: Sequence[TensorSpec], count: int = MAX_EXAMPLES) -> list[Row]:
-    """Return up to `count` rows of one shape of the model's own examples. Raises ModelError for a bad file."""
+    """Return up to `count` rows of one shape of the model's own examples, or else of those that its task makes.
+
+    Raises ModelError for a bad file.
+    """
     rows: list[Row] = []
     for path in example_files(folder / EXAMPLES_FOLDER):
         if len(rows) >= count:
@@ -96,6 +107,8 @@ def read_own_examples(folder: Path, task: Task, inputs: Sequence[TensorSpec], co
             raise
         except Exception as error:  # files and custom tasks may raise anything
             raise ModelError(path, None, f"is not an example of the model's input: {error}") from error
+    if not rows:
+        return list(task.make_rows(min(count, MADE_ROWS)))
     shapes = [[array.shape for array in row.values()] for row in rows]
     return [row for row, shape in zip(rows, shapes, strict=True) if shape == shapes[0]][:count]
 
@@ -111,6 +124,8 @@ def _json_examples(data: bytes, task: Task) -> list[Example]:
             kind, encoded = "image", request.image
         elif request.fields is not None:
             kind, encoded = "json", encode_input(request.fields)
+        elif request.text is not None:
+            kind, encoded = "text", request.text
         else:
             kind, encoded = (
                 "tensors",
@@ -121,7 +136,8 @@ def _json_examples(data: bytes, task: Task) -> list[Example]:
         if kind not in task.kinds:
             message = f"the model takes {' or '.join(sorted(task.kinds))}, not {kind}"
             raise ValueError(message)
-        examples.append(Example(kind, encoded, request.parameters))
+        example, rows = Example(kind, encoded, request.parameters), request.rows or 0
+        examples += [example._replace(rows=rows, at=at) for at in range(rows)] or [example]
     return examples
 
 

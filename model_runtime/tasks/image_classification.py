@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from jobs.contract.errors import Refused
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
+from model_runtime.tasks.answers import best_predictions, check_finite, read_top_k, softmax
 from model_runtime.tasks.image_input import ImageInput, read_labels
 from model_runtime.tasks.task import Task, refuse_unknown
 from model_runtime.tensor_spec import Array, TensorSpec
@@ -47,6 +47,7 @@ class ImageClassification(Task):
 
     def preprocess(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:  # noqa: ARG002 - one kind
         """Return the array of one image. Raises Refused for invalid parameters or an invalid image."""
+        refuse_unknown(parameters, ("top_k",))
         self._top_k(parameters)
         return self._image.preprocess(data)[0]
 
@@ -54,36 +55,12 @@ class ImageClassification(Task):
         """Return the best classes, probabilities rounded to 6 digits. Raises Refused("inference_failed") for NaN."""
         numbers = outputs[self._output.name].ravel().astype(np.float32)
         if self.spec.classification.softmax:
-            numbers = _softmax(numbers)
-        if not np.isfinite(numbers).all():
-            raise Refused("inference_failed", "the model's output for this image is not a number")
-        best = np.argsort(-numbers, kind="stable")[: self._top_k(parameters)]
-        return {"predictions": [self._prediction(int(index), float(numbers[index])) for index in best]}
-
-    def _prediction(self, index: int, probability: float) -> dict[str, Any]:
-        label = self._labels[index] if self._labels is not None and index < len(self._labels) else str(index)
-        return {"label": label, "index": index, "probability": round(probability, 6)}
+            numbers = softmax(numbers)
+        check_finite(numbers, "image")
+        return {"predictions": best_predictions(numbers, self._labels, self._top_k(parameters))}
 
     def _top_k(self, parameters: Mapping[str, Any]) -> int:
-        refuse_unknown(parameters, ("top_k",))
-        top_k = parameters.get("top_k", self.spec.classification.top_k)
-        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
-            raise self._top_k_error(top_k)
-        if "top_k" in parameters and self._classes is not None and top_k > self._classes:
-            raise self._top_k_error(top_k)
-        return top_k
-
-    def _top_k_error(self, value: object) -> Refused:
-        allowed = f"a whole number from 1 to {self._classes or 'the number of classes'}"
-        shown = value if isinstance(value, int | float) else f"a {type(value).__name__}"
-        return Refused("invalid_request", f"parameter 'top_k' is {shown}; allowed: {allowed}")
-
-
-def _softmax(scores: Array) -> Array:
-    with np.errstate(invalid="ignore"):  # infinity minus infinity: the caller checks for NaN
-        powers = np.exp(scores - scores.max())
-    result: Array = powers / powers.sum()
-    return result
+        return read_top_k(parameters, self.spec.classification.top_k, self._classes)
 
 
 def _class_count(file: Path, output: TensorSpec) -> int | None:

@@ -1,19 +1,14 @@
 """Task `image-embedding`: convert an image to a vector for search and comparison, normalized by default."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
-
-from jobs.contract.errors import Refused
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
+from model_runtime.tasks.answers import VECTOR_ENCODINGS, read_choice, to_embedding
 from model_runtime.tasks.image_input import ImageInput
-from model_runtime.tasks.task import Task, read_encoding
+from model_runtime.tasks.task import Task, refuse_unknown
 from model_runtime.tensor_spec import Array, TensorSpec
-
-_ENCODINGS: Final = ("float", "base64")
 
 
 class ImageEmbedding(Task):
@@ -42,21 +37,12 @@ class ImageEmbedding(Task):
 
     def preprocess(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:  # noqa: ARG002 - one kind
         """Return the array of one image. Raises Refused for invalid parameters or an invalid image."""
-        read_encoding(parameters, _ENCODINGS)
+        refuse_unknown(parameters, ("encoding",))
+        read_choice(parameters, "encoding", VECTOR_ENCODINGS)
         return self._image.preprocess(data)[0]
 
     def postprocess(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return the vector with all digits of float32. Raises Refused("inference_failed") for zeros or NaN."""
-        vector = outputs[self._output.name].ravel().astype(np.float32)
-        if self.spec.embedding.normalize:
-            length = np.linalg.norm(vector.astype(np.float64))
-            if length == 0:
-                raise Refused(
-                    "inference_failed", "the model's output for this image is all zeros and cannot be normalized"
-                )
-            vector = (vector / length).astype(np.float32)
-        if not np.isfinite(vector).all():
-            raise Refused("inference_failed", "the model's output for this image is not a number")
-        if read_encoding(parameters, _ENCODINGS) == "base64":
-            return {"embedding": base64.b64encode(vector.astype("<f4").tobytes()).decode(), "dimensions": vector.size}
-        return {"embedding": [float(text) for text in vector.astype(str)], "dimensions": vector.size}
+        encoding = read_choice(parameters, "encoding", VECTOR_ENCODINGS)
+        normalize = self.spec.embedding.normalize
+        return to_embedding(outputs[self._output.name], encoding, "image", normalize=normalize)

@@ -11,10 +11,11 @@ from typing import Any, ClassVar, Final
 from jobs.contract.errors import Refused
 from jobs.contract.json_reader import describe_value
 from model_runtime.spec.model_toml import ModelSpec
+from model_runtime.tasks.answers import read_choice
 from model_runtime.tensor_spec import Array, TensorSpec
 
 PreparedRow = tuple[dict[str, Array], dict[str, Any]]
-KINDS: Final = frozenset({"image", "tensors", "raw", "json", "bytes"})
+KINDS: Final = frozenset({"image", "tensors", "raw", "json", "bytes", "text"})
 MAX_NAMED_PARAMETERS: Final = 10  # of unknown parameters, in a message
 
 
@@ -26,8 +27,8 @@ class Task(ABC):
     """Base class of tasks. `preprocess` and `postprocess` are called from several threads and must not change `self`.
 
     `kinds`        accepted inputs: "image" (an encoded image), "tensors" (a frame of `jobs.contract.tensors`),
-                   "raw" (the bytes of the model's only input, which must have a fixed shape), "json" (the JSON of a
-                   job's `input`), "bytes" (any bytes)
+                   "raw" (the bytes of the model's only input, which must have a fixed shape), "text" (its UTF-8 bytes),
+                   "json" (the JSON of a job's `input`), "bytes" (any bytes)
     `input_fields`  for the kind "json": the fields of `input` that are accepted. "json": any value, and the bytes are
                    the JSON of that value; for others they are the JSON of the object with the field
     `offload`      True: `preprocess` uses enough CPU time to run in a thread; False: it only maps bytes. Custom tasks
@@ -78,6 +79,13 @@ class Task(ABC):
         """
         raise NotImplementedError  # only for tasks that take rows
 
+    def make_rows(self, count: int) -> Sequence[dict[str, Array]]:  # noqa: ARG002 (for built-in tasks)
+        """Return up to `count` rows of one shape with which a model can be checked that has no examples.
+
+        Empty: random numbers suit the model.
+        """
+        return ()
+
     @abstractmethod
     def postprocess(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Convert one item's outputs, without the batch dimension, to JSON-able data: the job's `output`.
@@ -110,8 +118,4 @@ def read_encoding(parameters: Mapping[str, Any], allowed: Sequence[str]) -> str:
     if not parameters:
         return allowed[0]
     refuse_unknown(parameters, ("encoding",))
-    encoding = parameters.get("encoding", allowed[0])
-    if encoding not in allowed:
-        message = f"parameter 'encoding' is {describe_value(encoding)}; allowed: {', '.join(allowed)}"
-        raise Refused("invalid_request", message)
-    return str(encoding)
+    return read_choice(parameters, "encoding", allowed)

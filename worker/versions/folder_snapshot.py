@@ -18,6 +18,7 @@ from model_runtime.repository.repository import (
     required_file,
 )
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError
+from model_runtime.spec.text import POOLING_FOLDER
 
 MAX_FILES: Final = 10_000  # files of one version that count; external data may be many files
 
@@ -86,7 +87,8 @@ def check_models_dir(models_dir: Path, chosen: Collection[str]) -> None:
 def _fingerprint(folder: ModelFolder, version: str) -> str:
     """Return a fingerprint of a version: model.toml without its `version` key, and the state of all its files."""
     spec = folder.spec.model_copy(update={"version": None})
-    files = [*_files(folder.path, deep=False), *_files(folder.path / version, deep=True)]
+    deep = (folder.path / version, folder.path / POOLING_FOLDER)
+    files = [*_files(folder.path, deep=False), *(file for path in deep for file in _files(path, deep=True))]
     return sha256(repr((spec, sorted(files))).encode()).hexdigest()[:16]
 
 

@@ -167,3 +167,31 @@ def test_models_that_are_no_longer_counted_are_forgotten() -> None:
     for second in range(50):
         pace.observe({f"finished:m{second}:succeeded": 5, f"finished:m{second + 1}:succeeded": 9}, now=float(second))
     assert (len(pace._totals), len(pace._rates)) == (2, 1)
+
+
+def read_text(body: bytes, query: bytes = b"model=m", kind: bytes = b"text/plain; charset=latin-1") -> JobRequest:
+    scope = {"path": "/v1/jobs", "method": "POST", "query_string": query, "headers": [(b"content-type", kind)]}
+    return asyncio.run(read_job_request(Request(scope), body))
+
+
+@pytest.mark.parametrize("head", [b"", b"\xef\xbb\xbf"])
+def test_a_text_is_a_raw_body(head: bytes) -> None:
+    draft = read_text(head + "né\n".encode(), b'model=m&parameters={"top_k":1}')
+    assert (draft.model, draft.text, draft.parameters) == ("m", "né\n".encode(), {"top_k": 1})
+    assert (draft.image, draft.raw, draft.tensors, draft.fields) == (None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "query", "code", "says"),
+    [
+        (b"caf\xe9 noir", b"", "invalid_request", "the body is not UTF-8 text: invalid continuation byte at byte 3"),
+        ("hé".encode("utf-16"), b"", "invalid_request", "the body is not UTF-8 text"),
+        (b"a" * (1 << 20) + b"a", b"", "body_too_large", "the body has 1048577 bytes: a text may have at most 1048576"),
+        (b"a", b"rows=2", "invalid_request", 'send several rows as "input.texts"'),
+        (b"", b"", "invalid_request", "the body is empty"),
+    ],
+)
+def test_a_text_that_is_refused(body: bytes, query: bytes, code: str, says: str) -> None:
+    with pytest.raises(Refused) as refused:
+        read_text(body, query)
+    assert (refused.value.code, says in refused.value.message) == (code, True), refused.value.message

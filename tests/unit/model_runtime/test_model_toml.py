@@ -28,7 +28,7 @@ WRONG = {
     "an unknown task": (
         'task = "detection"',
         "task",
-        "image-classification, image-embedding, object-detection, tabular, tensor, or file.py:ClassName",
+        "tensor, text-embedding, text-classification, token-classification, text-ranking, or file.py:ClassName",
     ),
     "a task outside of the folder": ('task = "../x.py:A"', "task", "in the model's folder"),
     "no task": ("max_batch = 4", "task", "image-classification"),

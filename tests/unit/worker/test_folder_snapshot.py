@@ -44,6 +44,7 @@ def test_the_version_pinned_in_model_toml_is_best_unless_it_was_rolled_back(fold
         ("2/model.onnx", "xx", {"2"}),
         ("2/model.toml", "max_batch = 3", {"2"}),
         ("2/model.onnx.data", "xx", {"2"}),
+        ("1_Pooling/config.json", "{}", {"1", "2", "10"}),
         ("2/profile.json", "{}", set()),
         ("2/.nfs0001", "xx", set()),
         (".hidden", "xx", set()),
@@ -51,6 +52,7 @@ def test_the_version_pinned_in_model_toml_is_best_unless_it_was_rolled_back(fold
 )
 def test_a_version_has_changed_when_one_of_its_files_has(folder: Path, file: str, text: str, changed: set[str]) -> None:
     before = fingerprints(folder)
+    (folder / "times" / file).parent.mkdir(exist_ok=True)
     (folder / "times" / file).write_text(text)
     after = fingerprints(folder)
     assert {version for version in before if before[version] != after[version]} == changed

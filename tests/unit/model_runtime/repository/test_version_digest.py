@@ -71,3 +71,16 @@ def test_named_label_files_count(folder: Path) -> None:
     before = digest(folder)
     (folder / "m" / "names.txt").write_text("two")
     assert digest(folder) != before
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "config.json", "1_Pooling/config.json", "modules.json"])
+def test_a_model_for_text_counts_with_its_tokenizer_and_configuration(folder: Path, file: str) -> None:
+    (folder / "m" / file).parent.mkdir(exist_ok=True)
+    (folder / "m" / file).write_text("{}")
+    of_tensors = digest(folder)
+    (folder / "m" / "model.toml").write_text('task = "text-embedding"')
+    before = digest(folder)
+    (folder / "m" / file).write_text("{ }")
+    assert digest(folder) != before
+    (folder / "m" / "model.toml").write_text('task = "tensor"')
+    assert digest(folder) == of_tensors

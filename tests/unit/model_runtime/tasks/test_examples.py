@@ -111,7 +111,7 @@ def test_the_check_takes_examples_first(tmp_path: Path, capsys: pytest.CaptureFi
     card = load_model(listed).card()
     assert (card["checked"], card["batchable"], card["drift"]) == (True, True, 0.0)
     assert main.main(["models", "check", str(tmp_path / "m")]) == 0
-    assert "2 examples of the model's folder were used" in capsys.readouterr().out
+    assert "2 examples were used" in capsys.readouterr().out
 
 
 def test_open_dimensions_are_profiled_with_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,4 +131,4 @@ def test_pictures_are_examples_of_image_tasks(tmp_path: Path, capsys: pytest.Cap
     shutil.copytree(ROOT / "models" / "digits", tmp_path / "digits")
     shutil.copytree(ROOT / "samples" / "digits", tmp_path / "digits" / "examples")
     assert main.main(["models", "check", str(tmp_path / "digits"), "--sizes", "2,4", "--provider", "cpu"]) == 0
-    assert "4 examples of the model's folder were used" in capsys.readouterr().out
+    assert "4 examples were used" in capsys.readouterr().out

@@ -1,0 +1,233 @@
+"""The base of the tasks for text: tokens become the model's inputs, padded so that texts of near length batch.
+
+Checks at load that inputs, tokenizer and model match, and that padding does not change answers.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import orjson
+
+from jobs.contract.errors import Refused
+from model_runtime.engine.onnx_engine import RunFailed
+from model_runtime.profiling.batch_consistency import relative_difference
+from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
+from model_runtime.tasks.task import PreparedRow, Task, refuse_unknown
+from model_runtime.tasks.text.folder_files import FolderFiles
+from model_runtime.tasks.text.tokenizer import Tokenizer, Tokens
+from model_runtime.tensor_spec import DTYPES, Array, TensorSpec
+
+Row = dict[str, Array]
+RunRow = Callable[[Row], Mapping[str, Array]]
+
+IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
+DEFAULT_PADDING: Final = 8  # tokens; padding to 8 costs less than the batches that it allows gain
+CHECKED_TOKENS: Final = 512  # a text of more is not tried at load, as its run may take long
+SYNTHETIC_TOKENS: Final = 16
+_SEED: Final = 7
+
+
+class TextTask(Task):
+    """Base of the tasks for text: `input_ids`, and `attention_mask` and `token_type_ids` if the model takes them.
+
+    Takes `{"text": "..."}`, or `{"texts": [...]}`: each text is a row. Each answer has `tokens`, the number of tokens
+    that the model saw, and `truncated`: whether some were left out.
+    """
+
+    kinds = frozenset({"text", "json"})
+    input_fields: Sequence[str] = ("texts",)
+    takes_rows = True
+    takes_pairs: ClassVar[bool] = False
+    parameter_names: ClassVar[Sequence[str]] = ()
+
+    def __init__(
+        self, spec: ModelSpec, folder: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+    ) -> None:
+        super().__init__(spec, folder, inputs, outputs)
+        self.file = folder / SPEC_FILE
+        self._length = _check_inputs(self.file, inputs)
+        self.output = _choose_output(self.file, spec.text.output, outputs)
+        self.files = FolderFiles(folder, spec.text)
+        self._max_tokens = self.files.max_tokens(self._length)
+        self.tokenizer = Tokenizer(
+            folder, self._max_tokens, takes_pairs=self.takes_pairs, truncates_left=self.files.truncates_left
+        )
+        self._pad_id = next((id_ for id_ in (self.tokenizer.pad_id, self.files.pad_id) if id_ is not None), 0)
+        has_mask = any(each.name == MASK for each in inputs)
+        self._multiple = spec.text.pad_to_multiple or (DEFAULT_PADDING if has_mask else 1)
+
+    def preprocess(self, kind: str, data: bytes, parameters: dict[str, Any]) -> Row:
+        """Return the arrays of one text. Raises Refused."""
+        if kind != "text":
+            raise Refused("invalid_input", "a list of texts is a job of several rows: send one text as input.text")
+        self.check_parameters(parameters)
+        ((text, pair),) = self.texts({"texts": [data.decode()]}, parameters)
+        arrays, notes = self._prepare(text, pair)
+        parameters |= notes
+        return arrays
+
+    def preprocess_rows(self, kind: str, data: bytes, parameters: dict[str, Any], rows: int) -> list[PreparedRow]:  # noqa: ARG002 (counted by the gateway)
+        """Return the arrays of each text. Raises Refused, with the row in its details."""
+        if kind != "json":
+            raise Refused("invalid_input", "a text has no rows: send several as input.texts")
+        self.check_parameters(parameters)
+        prepared: list[PreparedRow] = []
+        try:
+            for text, pair in self.texts(orjson.loads(data), parameters):
+                arrays, notes = self._prepare(text, pair)
+                prepared.append((arrays, parameters | notes))
+        except Refused as error:
+            error.details["row"] = len(prepared)
+            raise
+        return prepared
+
+    def check_parameters(self, parameters: Mapping[str, Any]) -> None:
+        """Raise Refused for parameters that the task does not take."""
+        refuse_unknown(parameters, self.parameter_names)
+
+    def texts(self, fields: Mapping[str, Any], parameters: Mapping[str, Any]) -> Sequence[tuple[str, str | None]]:  # noqa: ARG002 (for tasks that have some)
+        """Return the text of each row of an input, and the one that the model sees beside it."""
+        return [(text, None) for text in fields["texts"]]
+
+    def notes(self, text: str, tokens: Tokens) -> dict[str, Any]:  # noqa: ARG002 (for tasks that need it)
+        """Return what `answer` needs to know about the tokens, under names that begin with a dot."""
+        return {}
+
+    @abstractmethod
+    def answer(self, values: Array, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the answer for the values of the output, without those of padding."""
+
+    def postprocess(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the answer of one text."""
+        values = self._without_padding(outputs[self.output.name], parameters[".tokens"])
+        shown = {"tokens": parameters[".tokens"], "truncated": parameters[".truncated"]}
+        return self.answer(values, parameters) | shown
+
+    def make_rows(self, count: int) -> Sequence[Row]:
+        """Return rows of random tokens without padding."""
+        return self._made_rows(count, self._length or min(SYNTHETIC_TOKENS, self._max_tokens))
+
+    def check_fit(self, run: RunRow, table_height: int) -> None:
+        """Run the largest token id, and a text of the most tokens. Raises ModelError if the model cannot.
+
+        `run` runs one row. `table_height`: of the model's table of tokens, 0 if it is not known.
+        """
+        largest, size = self.tokenizer.largest_id, self._length or 1
+        allowed = "allowed: the tokenizer of this model"
+        if table_height and largest >= table_height:
+            reason = f"its ids go up to {largest}, but the model's table has {table_height} rows; {allowed}"
+            raise ModelError(self.tokenizer.path, None, reason)
+        if _failure(run, self._padded([self._pad_id] * size, [0] * size)) is not None:
+            return  # the ids are not the cause
+        if (failure := _failure(run, self._padded([largest] * size, [0] * size))) is not None:
+            reason = f"its ids go up to {largest}, which the model cannot run: {failure}; {allowed}"
+            raise ModelError(self.tokenizer.path, None, reason)
+        most = self._max_tokens
+        if self._length is None and most <= CHECKED_TOKENS:
+            (row,) = self._made_rows(1, most)
+            if (failure := _failure(run, row)) is not None:
+                reason = f"the model cannot run {most} tokens: {failure}; allowed: fewer"
+                raise ModelError(self.file, "text.max_tokens", reason)
+
+    def decide_padding(self, run: RunRow, tolerance: float, *, batchable: bool) -> str:
+        """Pad texts no longer if it changes answers, or gains nothing as the model is not batched. Return why.
+
+        `run` runs one row. Raises ModelError if model.toml asks for padding that changes answers.
+        """
+        multiple, tokens = self._multiple, self._multiple // 2 + 1
+        if self._length is not None or multiple == 1:
+            return ""
+        if not batchable or tokens > self._max_tokens:
+            self._multiple = 1
+            return ""
+        difference, name = 0.0, self.output.name
+        try:
+            for row in self._made_rows(2, tokens):
+                ids, types = row[IDS].tolist(), row[TYPES].tolist() if TYPES in row else [0] * tokens
+                padded = self._without_padding(run(self._padded(ids, types))[name], tokens)
+                difference = max(difference, relative_difference({name: run(row)[name]}, {name: padded}))
+        except RunFailed as error:
+            if error.fault == "device":
+                raise ModelError(self.file, None, f"the device was lost while padding was checked: {error}") from error
+            return ""  # it refuses random tokens
+        if difference <= tolerance:
+            return ""
+        reason = f"padding changes an answer by {difference:.3g} times its largest number"
+        if self.spec.text.pad_to_multiple is not None:
+            raise ModelError(self.file, "text.pad_to_multiple", f"is {multiple}, but {reason}; allowed: 1")
+        self._multiple = 1
+        return f"texts are not padded: {reason}"
+
+    def _prepare(self, text: str, pair: str | None) -> tuple[Row, dict[str, Any]]:
+        tokens = self.tokenizer.encode(text, pair)
+        count = len(tokens.ids)
+        if not count:
+            raise Refused("invalid_input", "the text has no tokens")
+        notes = {".tokens": count, ".truncated": tokens.is_truncated}
+        return self._padded(tokens.ids, tokens.type_ids), notes | self.notes(text, tokens)
+
+    def _padded(self, ids: Sequence[int], types: Sequence[int]) -> Row:
+        """Return the arrays of a row, padded to the fixed length or to the next multiple."""
+        count = len(ids)
+        size = self._length or -(-count // self._multiple) * self._multiple
+        values = {IDS: (ids, self._pad_id), MASK: ([1] * count, 0), TYPES: (types, 0)}
+        row: Row = {}
+        for spec in self.inputs:
+            known, padding = values[spec.name]
+            row[spec.name] = array = np.full(size, padding, DTYPES[spec.datatype])
+            array[:count] = known
+        return row
+
+    def _made_rows(self, count: int, tokens: int) -> list[Row]:
+        """Return rows of random tokens, without padding; the second half of a pair has the type 1."""
+        random, known = np.random.default_rng(_SEED), self.tokenizer.ordinary_ids()
+        types = np.arange(tokens) >= (tokens // 2 if self.takes_pairs else tokens)
+        rows = [{IDS: random.choice(known, tokens), MASK: np.ones(tokens), TYPES: types} for _ in range(count)]
+        return [{each.name: row[each.name].astype(DTYPES[each.datatype]) for each in self.inputs} for row in rows]
+
+    def _without_padding(self, values: Array, tokens: int) -> Array:
+        return values[:tokens] if len(self.output.shape) == 2 else values
+
+
+def _failure(run: RunRow, row: Row) -> str | None:
+    """Return why a row does not run, None if it does. Too little memory is no failure. Raises if the device is lost."""
+    try:
+        run(row)
+    except RunFailed as error:
+        if error.fault == "device":
+            raise
+        return str(error) if error.fault == "input" else None
+    return None
+
+
+def _check_inputs(file: Path, inputs: Sequence[TensorSpec]) -> int | None:
+    """Return the length that the inputs are fixed to, None if it is free. Raises ModelError."""
+    names = [each.name for each in inputs]
+    if IDS not in names or not {*names} <= {IDS, MASK, TYPES}:
+        reason = f"the model takes {', '.join(names)}; allowed for text: {IDS}, with {MASK} and {TYPES} or without"
+        raise ModelError(file, "task", f"{reason}; [inputs.NAME] value = … makes another input a constant")
+    for each in inputs:
+        if each.datatype not in {"INT64", "INT32"} or len(each.shape) != 1:
+            reason = f"input {each.name!r} is {each.datatype} {list(each.shape)} per text"
+            raise ModelError(file, "task", f"{reason}; allowed: INT64 or INT32 and one dimension")
+    lengths = {each.shape[0] for each in inputs} - {-1}
+    if len(lengths) > 1 or 0 in lengths:
+        raise ModelError(file, "task", f"the inputs have the lengths {sorted(lengths)}; allowed: one for all of them")
+    if lengths and MASK not in names:
+        reason = f"the inputs have the fixed length {max(lengths)} and no {MASK}, so padding would reach the answers"
+        raise ModelError(file, "task", f"{reason}; allowed: a free length, or {MASK}")
+    return next(iter(lengths), None)
+
+
+def _choose_output(file: Path, name: str | None, outputs: Sequence[TensorSpec]) -> TensorSpec:
+    names = [each.name for each in outputs]
+    if name is not None and name not in names:
+        raise ModelError(file, "text.output", f"there is no output {name!r}; allowed: {', '.join(names)}")
+    numbers = [each for each in outputs if each.datatype.startswith("FP") and name in {None, each.name}]
+    if not numbers:
+        shown = ", ".join(f"{each.name!r} ({each.datatype})" for each in outputs if name in {None, each.name})
+        raise ModelError(file, "text.output", f"is {shown}; allowed: an output of FP32, FP16 or FP64")
+    return numbers[0]

@@ -1,0 +1,84 @@
+"""Turn texts into tokens with the `tokenizer.json` of a model's folder."""
+
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from model_runtime.repository.path_checks import check_file
+from model_runtime.spec.model_toml import SPEC_FILE, ModelError
+from model_runtime.spec.text import TOKENIZER_FILE
+from model_runtime.tensor_spec import Array
+
+_PAD_TOKENS: Final = ("[PAD]", "<pad>")
+
+
+class Tokens(NamedTuple):
+    """The tokens of a text, or of a pair of texts, special ones included.
+
+    `offsets`: the first character of each token and the one behind it, in its text. `is_truncated`: some tokens were
+    left out.
+    """
+
+    ids: list[int]
+    type_ids: list[int]
+    offsets: list[tuple[int, int]]
+    is_special: list[int]
+    is_truncated: bool
+
+
+class Tokenizer:
+    """A tokenizer that gives at most `max_tokens` tokens. `encode` may be called from several threads."""
+
+    def __init__(
+        self, folder: Path, max_tokens: int, *, takes_pairs: bool = False, truncates_left: bool = False
+    ) -> None:
+        """Load the tokenizer. Raises ModelError."""
+        self.path, self._max_tokens = folder / TOKENIZER_FILE, max_tokens
+        self._tokenizer = _load(folder, self.path)
+        padding = self._tokenizer.padding
+        known = (self._tokenizer.token_to_id(token) for token in _PAD_TOKENS)
+        self.pad_id: int | None = (
+            padding["pad_id"] if padding else next((id_ for id_ in known if id_ is not None), None)
+        )
+        self._tokenizer.no_padding()
+        special = self._tokenizer.num_special_tokens_to_add(takes_pairs)
+        if max_tokens <= special:
+            reason = f"is {max_tokens}, and the tokenizer adds {special} special tokens; allowed: more than {special}"
+            raise ModelError(folder / SPEC_FILE, "text.max_tokens", reason)
+        self._tokenizer.enable_truncation(max_tokens, direction="left" if truncates_left else "right")
+        self.largest_id = max(self._tokenizer.get_vocab().values(), default=0)
+
+    def encode(self, text: str, pair: str | None = None) -> Tokens:
+        """Return the tokens of a text, or of two that the model sees together."""
+        try:
+            found = self._tokenizer.encode(text, pair)
+        except BaseException as error:  # a panic of the library is no Exception
+            message = f"the tokenizer failed: {error}"
+            raise RuntimeError(message) from error
+        # `overflowing` copies what was left out, and is asked only if there may be something.
+        is_truncated = len(found) >= self._max_tokens and bool(found.overflowing)
+        return Tokens(found.ids, found.type_ids, found.offsets, found.special_tokens_mask, is_truncated)
+
+    def ordinary_ids(self) -> Array:
+        """Return the ids of all tokens that are not special."""
+        special = {id_ for id_, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        ids = {*self._tokenizer.get_vocab().values()}
+        return np.array(sorted(ids - special or ids), np.int64)
+
+
+def _load(folder: Path, path: Path) -> Any:
+    if not path.exists() and not path.is_symlink():
+        raise ModelError(
+            path, None, "is missing; allowed: the tokenizer of this model, as a Hugging Face folder has it"
+        )
+    check_file(folder, path)
+    try:
+        import tokenizers  # noqa: PLC0415 (only models for text need it)
+    except ModuleNotFoundError as error:
+        reason = "the package tokenizers is not installed; allowed: jitney[cpu] or jitney[gpu], which have it"
+        raise ModelError(path, None, reason) from error
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except BaseException as error:  # of the library: a bare Exception, or a panic
+        raise ModelError(path, None, f"is not a tokenizer that can be read: {error}") from error

@@ -1,0 +1,169 @@
+"""Models for text over HTTP, in batches, in bulk runs and offline: exact answers, and errors on their job alone."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.contract.input_fields import MAX_INPUT_TEXT_BYTES
+from tests.support import bulk, models
+from tests.support.model_files import text
+from tests.support.model_files.text import TABLE, ids_of
+from tests.support.service import Service
+
+PAIR = {"query": "red", "documents": ["blue", "green green"]}
+SCORES = [(1 + 4 + 2) * 100 + 6 + 2, (1 + 4 + 2) * 100 + 5 + 5 + 2]
+# A task of one's own that takes text, with a model that doubles 4 numbers.
+LENGTHS = """
+import numpy as np
+from jitney import Task
+
+
+class Lengths(Task):
+    kinds = frozenset({"text"})
+
+    def preprocess(self, kind, data, parameters):
+        return {"x": np.array([len(data), len(data.decode()), 0, 0], np.float32)}
+
+    def postprocess(self, outputs, parameters):
+        return {name: array.tolist() for name, array in outputs.items()}
+"""
+
+
+@pytest.fixture(scope="module")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    text.encoder(folder, toml='task = "text-embedding"\nmax_wait_ms = 20\nmax_rows = 4\n[text]\nnormalize = false')
+    text.classifier(folder)
+    text.tagger(folder)
+    text.ranker(folder)
+    own = models.doubling(folder, "own", 'task = "lengths.py:Lengths"')
+    (own / "lengths.py").write_text(LENGTHS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(models_dir: Path) -> Iterator[Service]:
+    with Service(models_dir) as started:
+        yield started
+
+
+def submit(service: Service, model: str, job_input: Any, **fields: Any) -> dict[str, Any]:
+    """The job, or the problem, that a synchronous submit answers."""
+    job = {"model": model, "input": job_input, **fields}
+    body: dict[str, Any] = service.http.post("/v1/jobs", json=job, headers={"prefer": "wait=10"}).json()
+    return body
+
+
+def embedding(*words: str) -> dict[str, Any]:
+    vector = (TABLE[ids_of(*words)].mean(axis=0) * 2).tolist()
+    return {
+        "embedding": pytest.approx(vector, rel=1e-6, abs=1e-6),
+        "dimensions": 4,
+        "tokens": len(words) + 2,
+        "truncated": False,
+    }
+
+
+def test_each_task_answers(service: Service) -> None:
+    assert submit(service, "encoder", {"text": "red green"})["output"] == embedding("red", "green")
+    rows = submit(service, "encoder", {"texts": ["red", "Anna likes green Oslo"]})["output"]
+    assert rows == {"rows": [embedding("red"), embedding("Anna", "likes", "green", "Oslo")]}
+    best = submit(service, "colors", {"text": "blue blue"}, parameters={"top_k": 1})["output"]["predictions"]
+    assert best == [{"label": "blue", "index": 2, "probability": 0.5}]
+    (entity,) = submit(service, "names", {"text": "red Anna Smith"})["output"]["entities"]
+    assert entity == {"label": "PER", "start": 4, "end": 14, "score": 0.75, "text": "Anna Smith"}
+    assert [row["score"] for row in submit(service, "ranker", PAIR)["output"]["rows"]] == SCORES
+
+
+def test_a_raw_body_is_a_text(service: Service) -> None:
+    headers = {"content-type": "text/plain; charset=utf-8", "prefer": "wait=10"}
+    answered = service.http.post("/v1/jobs?model=names", content="é Oslo".encode(), headers=headers).json()
+    assert answered["output"]["entities"][0]["start"] == 2
+    problem = service.http.post("/v1/jobs?model=names", content=b"caf\xe9", headers=headers).json()
+    assert (problem["status"], problem["detail"]) == (
+        422,
+        "the body is not UTF-8 text: unexpected end of data at byte 3",
+    )
+
+
+def test_a_task_of_ones_own_takes_text(service: Service) -> None:
+    assert submit(service, "own", {"text": "é!"})["output"] == {"y": [6.0, 4.0, 0.0, 0.0]}
+    assert submit(service, "own", {"texts": ["a"]})["status"] == 422
+
+
+def test_a_bad_text_fails_its_own_job_alone(service: Service) -> None:
+    jobs: list[Any] = [{"text": "red " * (at % 9 + 1)} for at in range(40)]
+    jobs[3], jobs[7] = {"text": "a" * (MAX_INPUT_TEXT_BYTES + 1)}, {"text": None}
+    jobs[11], jobs[12] = {"texts": ["red"] * 5}, {"texts": ["red", "green"]}
+    body = [{"model": "encoder", "input": each} for each in jobs]
+    body[15]["parameters"] = {"dimensions": 9}
+    answered = service.http.post("/v1/jobs", json=body, headers={"prefer": "wait=10"}).json()["jobs"]
+    errors = {at: job["error"] for at, job in enumerate(answered) if job.get("error")}
+    assert {at: (error["code"], error["message"]) for at, error in errors.items()} == {
+        3: (
+            "body_too_large",
+            'field "input.text" has 1048577 characters: a text may have at most 1048576 bytes in UTF-8',
+        ),
+        7: ("invalid_request", 'field "input.text" must be text, not null'),
+        11: (
+            "invalid_request",
+            "a job for model encoder may have at most 4 rows, and this one has 5: send several jobs",
+        ),
+        15: ("invalid_request", "parameter 'dimensions' is 9; allowed: a whole number from 1 to 4"),
+    }
+    assert answered[12]["output"] == {"rows": [embedding("red"), embedding("green")]}
+    good = [at for at in range(40) if at not in errors and at != 12]
+    assert all(answered[at]["output"] == embedding(*["red"] * (at % 9 + 1)) for at in good)
+    assert max(answered[at]["batch_size"] for at in good) > 4
+
+
+@pytest.mark.parametrize(
+    ("model", "job_input", "message"),
+    [
+        ("encoder", PAIR, "model encoder does not accept 'query'"),
+        ("ranker", {"text": "red"}, "model ranker does not accept text"),
+        ("encoder", {"image": "AAAA"}, "model encoder does not accept an image"),
+        ("encoder", {"query": "red"}, 'field "input" must be an object with one of the allowed fields'),
+    ],
+)
+def test_inputs_that_the_model_does_not_take(service: Service, model: str, job_input: Any, message: str) -> None:
+    problem = submit(service, model, job_input)
+    assert (problem["status"], message in problem["detail"]) == (422, True), problem
+
+
+def test_the_same_key_with_another_text_is_another_request(service: Service) -> None:
+    def post(content: str) -> tuple[int, Any]:
+        job = {"model": "encoder", "input": {"text": content}}
+        headers = {"idempotency-key": "text-1", "prefer": "wait=10"}
+        answered = service.http.post("/v1/jobs", json=job, headers=headers)
+        return answered.status_code, answered.json().get("code")
+
+    assert [post("red"), post("red"), post("green")] == [(200, None), (200, None), (422, "idempotency_mismatch")]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("encoder", [{"text": "red " * (at % 12 + 1)} for at in range(150)], {"text": 5}),
+        ("encoder", [{"texts": ["red", f"green {'blue ' * (at % 5)}"]} for at in range(60)], {"texts": []}),
+        ("ranker", [PAIR] * 30, {"query": "red", "documents": "blue"}),
+    ],
+)
+def test_bulk_runs_offline_and_by_the_service_agree(
+    service: Service, models_dir: Path, tmp_path: Path, case: tuple[str, list[Any], Any]
+) -> None:
+    model, inputs, bad = case
+    inputs = [*inputs[:3], bad, *inputs[3:]]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"input": each}) + "\n" for each in inputs))
+    args = (tmp_path / "in.jsonl", "-o")
+    assert bulk.run(*args, tmp_path / "l.jsonl", "--local", models_dir / model).code == 1
+    assert bulk.run(*args, tmp_path / "s.jsonl", "--url", service.url, "--model", model).code == 1
+    local, remote = (bulk.read_complete_rows(tmp_path / name, len(inputs)) for name in ("l.jsonl", "s.jsonl"))
+    assert [row["output"] for row in local] == [row["output"] for row in remote]
+    assert [at for at, row in enumerate(local) if row["error"]] == [3]
+    assert local[3]["error"]["message"] == remote[3]["error"]["message"]
+    if model == "ranker":
+        assert [row["score"] for row in local[0]["output"]["rows"]] == SCORES
