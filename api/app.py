@@ -16,6 +16,7 @@ from api.routes import dead_letters, events, models, webhooks
 from api.routes.bulk import batches, files
 from api.routes.hot_jobs import JOBS_PATH, HotRoutes
 from api.routes.jobs import router
+from api.routes.text import embeddings, rerank
 from jobs.contract.errors import JitneyError, Refused
 
 _STATUS_CODES = {404: "route_not_found", 405: "method_not_allowed"}
@@ -43,6 +44,8 @@ def create_app(gateway: Gateway) -> HotRoutes:
     app.include_router(events.router(gateway))
     app.include_router(files.router(gateway))
     app.include_router(batches.router(gateway))
+    app.include_router(embeddings.router(gateway))
+    app.include_router(rerank.router(gateway))
     app.openapi = lambda: build_document(app)  # type: ignore[method-assign]
 
     @app.exception_handler(JitneyError)

@@ -98,7 +98,12 @@ def _openai_error(error: JitneyError, details: Details, headers: Sequence[Header
     return HttpResponse(error.status, orjson.dumps({"error": fields}), (*headers, (b"x-should-retry", retry)))
 
 
-_ERROR_FORMATS: Final = (("/predict", _predict_error), ("/v1/files", _openai_error), ("/v1/batches", _openai_error))
+_ERROR_FORMATS: Final = (
+    ("/predict", _predict_error),
+    ("/v1/files", _openai_error),
+    ("/v1/batches", _openai_error),
+    ("/v1/embeddings", _openai_error),
+)
 
 
 def with_headers(send: Send, headers: Sequence[Header]) -> Send:

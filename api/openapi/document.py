@@ -19,6 +19,7 @@ _RESPONSES: Final[dict[str, dict[str, dict[int, str]]]] = {
     "/v1/deadletters/replay": {"post": {200: "any: counts by result"}},
     "/v1/deadletters/{job_id}": {"get": {200: "DeadLetter"}, "delete": {200: "any: the number purged"}},
     "/v1/deadletters/{job_id}/replay": {"post": {202: "Job"}},
+    "/v1/rerank": {"post": {200: "Rerank"}},
     "/v1/webhooks": {"get": {200: "DeliveryList"}},
     "/v1/webhooks/replay": {"post": {200: "any: the result of the call"}},
     "/v1/webhooks/endpoints": {"get": {200: "EndpointList"}},
@@ -35,6 +36,7 @@ _OPENAI_RESPONSES: Final = {
     "/v1/batches": {"post": "Batch", "get": "BatchList"},
     "/v1/batches/{batch_id}": {"get": "Batch"},
     "/v1/batches/{batch_id}/cancel": {"post": "Batch"},
+    "/v1/embeddings": {"post": "Embeddings"},
 }
 
 
@@ -59,6 +61,7 @@ def build_document(app: FastAPI) -> dict[str, Any]:
     paths["/predict"] = {"post": _predict()}
     _describe_other_content(paths)
     _describe_openai_routes(paths)
+    paths["/v1/rerank"]["post"]["requestBody"] = {"required": True, "content": _json(ref("RerankRequest"))}
     webhook = paths["/v1/jobs/{job_id}/webhook"]["put"]
     webhook["requestBody"] = {"required": True, "content": _json(ref("Webhook"))}
     paths["/v1/deadletters/{job_id}/replay"]["post"]["parameters"].append(_header("Idempotency-Key", _DEDUPLICATES))
@@ -92,6 +95,7 @@ def _describe_openai_routes(paths: dict[str, Any]) -> None:
     paths["/v1/files/{file_id}/content"]["get"]["responses"] = {"200": lines, "4XX": error, "503": error}
     form = object_of({"file": BINARY, "purpose": {"const": "batch"}}, ("file", "purpose"))
     paths["/v1/files"]["post"]["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
+    paths["/v1/embeddings"]["post"]["requestBody"] = {"required": True, "content": _json(ref("EmbeddingsRequest"))}
     paths["/v1/batches"]["post"]["requestBody"] = {"required": True, "content": _json(ref("BatchRequest"))}
 
 

@@ -1,4 +1,4 @@
-"""The schemas of the OpenAPI document: jobs, dead letters, webhooks, and OpenAI's files and batches."""
+"""The schemas of the OpenAPI document: jobs, dead letters, webhooks, OpenAI's files and batches, embeddings, rerank."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, get_args
@@ -153,7 +153,7 @@ _ENDPOINT: Final = {
 }
 _SECRET: Final = {"key": TEXT, "previous": _described(_MAYBE_TEXT, "signs until it expires")}
 
-# OpenAI's files and batches
+# OpenAI's files and batches, embeddings, and rerank
 
 _METADATA: Final = {"type": "object", "additionalProperties": TEXT, "maxProperties": 16}
 _EXPIRY: Final = object_of({"anchor": {"const": "created_at"}, "seconds": _INTEGER})
@@ -190,6 +190,27 @@ _BATCH_REQUEST: Final = {
     "webhook": {"type": "string", "format": "uri"},
     "retry_of": _described(TEXT, "id of a batch whose failed lines to run again"),
 }
+_USAGE: Final = _described(OBJECT, "numbers of tokens")
+_EMBEDDINGS_REQUEST: Final = {
+    "model": TEXT,
+    "input": {"anyOf": [TEXT, _array(TEXT)]},
+    "encoding_format": _enum(["float", "base64"]),
+    "dimensions": {"type": "integer", "minimum": 1},
+    "user": _described(TEXT, "ignored"),
+}
+_EMBEDDING: Final = object_of(
+    {"object": {"const": "embedding"}, "index": _INTEGER, "embedding": {"anyOf": [_array({"type": "number"}), TEXT]}}
+)
+_EMBEDDINGS: Final = {"object": {"const": "list"}, "data": _array(_EMBEDDING), "model": TEXT, "usage": _USAGE}
+_RERANK_REQUEST: Final = {
+    "model": TEXT,
+    "query": TEXT,
+    "documents": _array({"anyOf": [TEXT, object_of({"text": TEXT}, ("text",))]}),
+    "top_n": {"type": "integer", "minimum": 1},
+    "return_documents": _BOOLEAN,
+}
+_RANKED: Final = {"index": _INTEGER, "relevance_score": {"type": "number"}, "document": OBJECT}
+_RERANK: Final = {"model": TEXT, "results": _array(object_of(_RANKED, ("index", "relevance_score"))), "usage": _USAGE}
 _OPENAI_ERROR: Final = object_of(
     {**_same(TEXT, "message", "type", "code"), "param": _MAYBE_TEXT}, ("message", "type", "param", "code")
 )
@@ -228,5 +249,9 @@ SCHEMAS: Final = {
     ),
     "BatchList": _openai_list("Batch"),
     "BatchRequest": object_of(_BATCH_REQUEST, additionalProperties=False),
+    "EmbeddingsRequest": object_of(_EMBEDDINGS_REQUEST, ("input",), additionalProperties=False),
+    "Embeddings": object_of(_EMBEDDINGS, ("object", "data", "model", "usage")),
+    "RerankRequest": object_of(_RERANK_REQUEST, ("query", "documents"), additionalProperties=False),
+    "Rerank": object_of(_RERANK, ("model", "results")),
     "OpenAIError": object_of({"error": _OPENAI_ERROR}, ("error",)),
 }
