@@ -208,6 +208,17 @@ def test_the_end_of_a_long_text_is_left_out(tmp_path: Path) -> None:
     assert answer["embedding"] == near(expected_vector("green", "blue"))
 
 
+@pytest.mark.parametrize(
+    "content", ["red " * 250_000, "red" + " " * 500_000 + "green blue", " " * 1_000_000 + "red green"]
+)
+def test_a_very_long_text_is_cut_without_other_tokens(tmp_path: Path, content: str) -> None:
+    text.encoder(tmp_path, toml=f"{EMBEDDING}max_tokens = 8")
+    ((arrays, parameters),) = prepare(load(tmp_path), content)
+    words = content.split()
+    assert arrays["input_ids"][: parameters[".tokens"]].tolist() == ids_of(*words[:6])
+    assert parameters[".truncated"] is (len(words) > 6)
+
+
 def test_labels_of_a_text(tmp_path: Path) -> None:
     folder = text.classifier(tmp_path)
     model = load(tmp_path)
