@@ -12,6 +12,7 @@ from tests.support.model_files import text
 from tests.support.model_files.text import TABLE, ids_of
 from tests.support.service import Service
 
+REFUSED = openai.UnprocessableEntityError
 WORDS = ("red", "green", "blue", "Anna")
 
 
@@ -30,7 +31,11 @@ def vector(*words: str) -> Any:
 
 
 def test_openais_client_gets_vectors_of_one_text_and_of_many(service: Service) -> None:
-    ai = client(service.url)
+    with client(service.url) as ai:
+        check_vectors(ai)
+
+
+def check_vectors(ai: openai.OpenAI) -> None:
     one = ai.embeddings.create(model="encoder", input="red green")  # the client asks for base64
     assert (one.object, one.model, one.data[0].index, one.data[0].embedding) == (
         "list",
@@ -51,18 +56,22 @@ def test_openais_client_gets_vectors_of_one_text_and_of_many(service: Service) -
     ("fields", "kind", "message"),
     [
         ({"model": "nowhere", "input": "red"}, openai.NotFoundError, "nowhere"),
-        ({"model": "double", "input": "red"}, openai.UnprocessableEntityError, "does not accept 'texts'"),
-        ({"model": "encoder", "input": [[1, 2]]}, openai.UnprocessableEntityError, "token ids are not accepted"),
-        ({"model": "encoder", "input": []}, openai.UnprocessableEntityError, "a list of one text or more"),
-        ({"model": "encoder", "input": ["red"] * 2049}, openai.UnprocessableEntityError, "the limit is 2048"),
-        ({"model": "encoder", "input": "red", "dimensions": 5}, openai.UnprocessableEntityError, "a whole number from 1 to 4"),
+        ({"model": "double", "input": "red"}, REFUSED, "does not accept 'texts'"),
+        ({"model": "encoder", "input": [[1, 2]]}, REFUSED, "token ids are not accepted"),
+        ({"model": "encoder", "input": []}, REFUSED, "a list of one text or more"),
+        ({"model": "encoder", "input": ["red"] * 2049}, REFUSED, "the limit is 2048"),
+        (
+            {"model": "encoder", "input": "red", "dimensions": 5},
+            REFUSED,
+            "a whole number from 1 to 4",
+        ),
     ],
 )
 def test_errors_have_openais_format(
     service: Service, fields: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
-    with pytest.raises(kind, match=message):
-        client(service.url, max_retries=0).embeddings.create(**fields)
+    with client(service.url, max_retries=0) as ai, pytest.raises(kind, match=message):
+        ai.embeddings.create(**fields)
 
 
 def test_a_text_that_fails_is_named_by_its_index(service: Service) -> None:
