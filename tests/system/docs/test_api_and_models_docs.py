@@ -43,6 +43,8 @@ def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     toml = (own / "model.toml").read_text().replace('task = "image-classification"', 'task = "parity.py:Parity"')
     (own / "model.toml").write_text(toml)
     with Service(models_dir) as service:
+        count = len([*models_dir.iterdir()])
+        wait_until(lambda: len(service.http.get("/v1/models").json()["models"]) == count, "all models are served")
         yield service
 
 
