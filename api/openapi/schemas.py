@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, get_args
 
-from jobs.bulk.input_lines import URL
+from jobs.bulk.input_lines import URLS
 from jobs.bulk.records import TIMES, Status
 from jobs.contract.errors import CODES
 from jobs.contract.job import LANES
@@ -183,7 +183,7 @@ _BATCH: Final = {
 }
 _BATCH_REQUEST: Final = {
     "input_file_id": TEXT,
-    "endpoint": {"const": URL},
+    "endpoint": _enum(URLS),
     "completion_window": _described(TEXT, "a duration such as 24h, 90m or 600s"),
     "metadata": _METADATA,
     "output_expires_after": _EXPIRY,

@@ -91,12 +91,12 @@ class JobBuilder:
     async def make(self, bulk: Bulk, plan: LinePlan, lines: Sequence[Line], ended: Bitmap, left_ms: int) -> Chunk:
         """Build a chunk; lines that already have an outcome count with their size only. Raises RetryLater."""
         chunk = Chunk([], [], {})
-        images = await self._fetch(plan, lines) if not bulk.abort_reason else {}
+        images = await self._fetch(bulk, plan, lines) if not bulk.abort_reason else {}
         for nth, line in enumerate(lines):
             line_id, is_open = job_id(bulk.id, line.number), line.number not in ended
             parsed = ParsedLine(None, {})  # only one at a time: parsed JSON is many times the size of its text
             try:
-                parsed = self._read(plan, line)
+                parsed = self._read(bulk, plan, line)
                 job = self._job(bulk, parsed, line_id, left_ms, images.get(nth))
             except StoreUnavailable:
                 raise
@@ -113,18 +113,18 @@ class JobBuilder:
                 await asyncio.sleep(0)
         return chunk
 
-    def _read(self, plan: LinePlan, line: Line) -> ParsedLine:
-        parsed = read_line(line, self._settings.bulk_line_bytes)
+    def _read(self, bulk: Bulk, plan: LinePlan, line: Line) -> ParsedLine:
+        parsed = read_line(line, self._settings.bulk_line_bytes, bulk.endpoint)
         if line.number in plan.duplicates and parsed.custom_id is not None:
             return parsed._replace(error=duplicate_error(parsed.custom_id))
         return parsed
 
-    async def _fetch(self, plan: LinePlan, lines: Sequence[Line]) -> dict[int, bytes | JitneyError]:
+    async def _fetch(self, bulk: Bulk, plan: LinePlan, lines: Sequence[Line]) -> dict[int, bytes | JitneyError]:
         """Fetch the images of these lines concurrently; returns them by index of their line. Raises RetryLater."""
         references = {
             nth: reference
             for nth, line in enumerate(lines)
-            if _may_reference_image(line) and (reference := _image_reference(self._read(plan, line))) is not None
+            if _may_reference_image(line) and (reference := _image_reference(self._read(bulk, plan, line))) is not None
         }
         images = await asyncio.gather(*map(self._images.fetch, references.values()), return_exceptions=True)
         return {nth: _image_or_error(image) for nth, image in zip(references, images, strict=True)}

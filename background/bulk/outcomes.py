@@ -75,7 +75,7 @@ class OutcomeWriter:
         if not snapshot.waiting or not (is_last or self._is_part_due(snapshot)):
             return False
         outcomes = await checkpoints.read_outcomes(self._store, bulk, CHUNKS_PER_PART * s.bulk_chunk, MAX_LOG_BYTES)
-        lines = await self._with_outputs(await asyncio.to_thread(_render, outcomes))
+        lines = await self._with_outputs(await asyncio.to_thread(_render, outcomes, bulk.endpoint))
         part = await self._store_part(bulk, lines)
         expires_ms = snapshot.now_ms + (bulk.kept_s or s.bulk_ttl_s) * 1000
         await checkpoints.record_collection(
@@ -119,7 +119,11 @@ class OutcomeWriter:
             yield b"".join(texts)
             texts = [line.chunked.tail]
             try:
-                async for piece in outputs.read_chunks(self._store.connection, *line.chunked[:3]):
+                pieces = outputs.read_chunks(self._store.connection, *line.chunked[:3])
+                if line.chunked.convert is not None:
+                    yield await asyncio.to_thread(line.chunked.convert, b"".join([piece async for piece in pieces]))
+                    continue
+                async for piece in pieces:
                     yield piece
             except OutputGone:  # since it was checked: the next try writes a failed line
                 message = f"chunks of the output of {line.chunked.job_id} are gone"
@@ -179,12 +183,12 @@ class OutcomeWriter:
         return snapshot
 
 
-def _render(outcomes: list[bytes]) -> list[RenderedLine]:
+def _render(outcomes: list[bytes], endpoint: str) -> list[RenderedLine]:
     """Format outcomes, as many as have MAX_LOG_BYTES together, outputs in chunks included, but at least one."""
     lines: list[RenderedLine] = []
     left = MAX_LOG_BYTES
     for outcome in outcomes:
-        line = result_lines.render_line(outcome)
+        line = result_lines.render_line(outcome, endpoint)
         left -= line.log_bytes
         if lines and left < 0:
             break

@@ -11,7 +11,7 @@ import pybase64
 
 from background.bulk.result_lines import reason_view
 from jobs.bulk.files import content_key, part_key
-from jobs.bulk.input_lines import Bitmap, Line, read_line, split_lines
+from jobs.bulk.input_lines import Bitmap, Line, ParsedLine, read_line, split_lines
 from jobs.bulk.records import Bulk
 from jobs.bulk.settings import BulkSettings
 from jobs.bulk.storage import Storage, single_block
@@ -61,7 +61,8 @@ async def validate(
                 reason = reason_view(Refused("too_many_jobs", message), line.number)
                 return ValidationResult(total, 0, [reason], duplicates)
             try:
-                error = _check_line(line, settings, catalog, seen, duplicates)
+                parsed = read_line(line, settings.bulk_line_bytes, bulk.endpoint)
+                error = _check_line(parsed, line, catalog, seen, duplicates)
             except Exception as failure:
                 log.exception("cannot check line %d of batch_%s", line.number, bulk.id)
                 error = to_jitney_error(failure)
@@ -78,9 +79,8 @@ async def validate(
 
 
 def _check_line(
-    line: Line, settings: BulkSettings, catalog: ModelCatalog, seen: set[int], duplicates: Bitmap
+    parsed: ParsedLine, line: Line, catalog: ModelCatalog, seen: set[int], duplicates: Bitmap
 ) -> JitneyError | None:
-    parsed = read_line(line, settings.bulk_line_bytes)
     if parsed.custom_id is not None:
         custom_id_hash = hash(parsed.custom_id)
         if custom_id_hash in seen:

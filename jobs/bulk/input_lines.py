@@ -4,11 +4,13 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Final, NamedTuple
 
+from jobs.contract.embeddings import EMBEDDINGS_URL, read_embedding_request
 from jobs.contract.errors import Refused
 from jobs.contract.json_reader import BLANK, read_json
 
 FIELDS: Final = ("custom_id", "method", "url", "body")
-URL: Final = "/v1/jobs"
+JOBS_URL: Final = "/v1/jobs"
+URLS: Final = (JOBS_URL, EMBEDDINGS_URL)  # the endpoints of a batch, which its lines name too
 MAX_CUSTOM_ID: Final = 512
 
 
@@ -70,39 +72,43 @@ async def split_lines(
         yield [Line(number + 1, offset + dropped + len(rest), None if is_long else rest)]
 
 
-def read_line(line: Line, longest: int) -> ParsedLine:
-    """Parse and validate a line."""
+def read_line(line: Line, longest: int, url: str) -> ParsedLine:
+    """Parse and validate a line. `url`: the endpoint of its batch. The parsed body is that of a job in any case."""
     if line.data is None:
         message = f"a line may have at most {longest} bytes"
         return ParsedLine(None, {}, Refused("body_too_large", message, limit_bytes=longest))
+    custom_id: str | None = None
     try:
         fields = read_json(line.data, "the line")
+        custom_id = _read_custom_id(fields)
+        _check_fields(fields, url)
+        body = fields["body"] if url == JOBS_URL else read_embedding_request(fields["body"])
     except Refused as error:
-        return ParsedLine(None, {}, error)
+        return ParsedLine(custom_id, {}, error)
+    return ParsedLine(custom_id, body)
+
+
+def _read_custom_id(fields: Any) -> str:
     if not isinstance(fields, dict):
-        return ParsedLine(
-            None, {}, Refused("malformed_request", "the line must be a JSON object", allowed=list(FIELDS))
-        )
+        raise Refused("malformed_request", "the line must be a JSON object", allowed=list(FIELDS))
     custom_id = fields.get("custom_id")
     if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_CUSTOM_ID:
         message = f"custom_id must be a string of 1 to {MAX_CUSTOM_ID} characters"
-        return ParsedLine(None, {}, Refused("invalid_request", message, param="custom_id"))
-    if fault := _find_fault(fields):
-        return ParsedLine(custom_id, {}, fault)
-    return ParsedLine(custom_id, fields["body"])
+        raise Refused("invalid_request", message, param="custom_id")
+    return custom_id
 
 
-def _find_fault(fields: Mapping[str, Any]) -> Refused | None:
+def _check_fields(fields: Mapping[str, Any], url: str) -> None:
+    """Raise Refused for unknown fields, another method or URL, or no body of a job."""
     if unknown := [name for name in fields if name not in FIELDS]:
         message = f"unknown field {unknown[0][:80]!r} in the line"
-        return Refused("invalid_request", message, allowed=list(FIELDS), param=unknown[0][:80])
+        raise Refused("invalid_request", message, allowed=list(FIELDS), param=unknown[0][:80])
     if fields.get("method") != "POST":
-        return Refused("invalid_request", "method must be POST", allowed=["POST"], param="method")
-    if fields.get("url") != URL:
-        return Refused("invalid_request", f"url must be {URL}, the batch's endpoint", allowed=[URL], param="url")
+        raise Refused("invalid_request", "method must be POST", allowed=["POST"], param="method")
+    if fields.get("url") != url:
+        raise Refused("invalid_request", f"url must be {url}, the batch's endpoint", allowed=[url], param="url")
     if not isinstance(fields.get("body"), dict):
-        return Refused("invalid_request", "body must be an object, as for POST /v1/jobs", param="body")
+        raise Refused("invalid_request", f"body must be an object, as for POST {url}", param="body")
     if "webhook" in fields["body"]:
         message = "a line cannot have a webhook: set one on the whole batch"
-        return Refused("invalid_request", message, param="body.webhook")
-    return None
+        raise Refused("invalid_request", message, param="body.webhook")

@@ -15,7 +15,7 @@ from api.gateway.gateway import Gateway
 from api.routes.bulk.files import page_view, read_expiry_s
 from api.routes.list_queries import Limit
 from jobs.bulk import records
-from jobs.bulk.input_lines import URL
+from jobs.bulk.input_lines import JOBS_URL, URLS
 from jobs.bulk.records import BulkRequest, bulk_view
 from jobs.contract import webhook_request
 from jobs.contract.errors import Refused
@@ -67,8 +67,9 @@ async def _read(gateway: Gateway, request: Request, fields: Mapping[str, Any]) -
     if unknown := [name for name in fields if name not in FIELDS]:
         name = unknown[0][:80]
         raise Refused("invalid_request", f"unknown field {name!r}", allowed=list(FIELDS), param=name)
-    if fields.get("endpoint", URL) != URL:
-        raise Refused("invalid_request", f"endpoint must be {URL}", allowed=[URL], param="endpoint")
+    endpoint = fields.get("endpoint", JOBS_URL)
+    if endpoint not in URLS:
+        raise Refused("invalid_request", f"endpoint must be {' or '.join(URLS)}", allowed=[*URLS], param="endpoint")
     file, retry_of = await _source(gateway, request.tenant, fields)
     window, window_ms = _window(fields.get("completion_window", "24h"), gateway.settings.max_deadline_ms)
     metadata = _metadata(fields.get("metadata"))
@@ -76,7 +77,7 @@ async def _read(gateway: Gateway, request: Request, fields: Mapping[str, Any]) -
     expiry, max_s = fields.get("output_expires_after"), gateway.bulk.bulk_ttl_s
     kept_s = 0 if expiry is None else read_expiry_s(expiry, max_s, "output_expires_after")
     key, digest, is_retry = _key(request, fields)
-    return BulkRequest(file, URL, window, window_ms, encoded, webhook, retry_of, key, is_retry, kept_s, digest)
+    return BulkRequest(file, endpoint, window, window_ms, encoded, webhook, retry_of, key, is_retry, kept_s, digest)
 
 
 async def _source(gateway: Gateway, tenant: str, fields: Mapping[str, Any]) -> tuple[str, str]:
@@ -94,6 +95,9 @@ async def _source(gateway: Gateway, tenant: str, fields: Mapping[str, Any]) -> t
         raise Refused("invalid_request", message, param="retry_of")
     if not before.failed:
         raise Refused("invalid_request", f"no line of {retry_of} failed", param="retry_of")
+    if fields.get("endpoint", JOBS_URL) != before.endpoint:
+        message = f"endpoint must be {before.endpoint}, as in {retry_of}"
+        raise Refused("invalid_request", message, param="endpoint")
     if file not in (None, before.file):
         message = f"input_file_id must be {before.file}, as in {retry_of}, or absent"
         raise Refused("invalid_request", message, param="input_file_id")

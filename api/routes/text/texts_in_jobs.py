@@ -21,7 +21,6 @@ from jobs.contract.job_request import JobRequest
 from jobs.contract.json_reader import read_object
 from jobs.contract.lifecycle import State
 
-MAX_TEXTS: Final = 2048  # of one request, as OpenAI has it
 DEFAULT_ROWS: Final = 64  # of one job, for a model that is refused anyway because it takes no rows
 
 Fields = Mapping[str, Any]
@@ -43,16 +42,6 @@ async def read_fields(gateway: Gateway, request: Request, receive: Receive, allo
     if not isinstance(fields.get("model", ""), str):
         raise Refused("invalid_request", 'field "model" must be a string')
     return fields
-
-
-def check_texts(name: str, texts: Any) -> Sequence[str]:
-    """Return a list of texts. `name` names it in messages. Raises Refused."""
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise Refused("invalid_request", f'field "{name}" must be a list of one text or more')
-    if len(texts) > MAX_TEXTS:
-        message = f'field "{name}" has {len(texts)} texts, and the limit is {MAX_TEXTS}: split it into several requests'
-        raise Refused("invalid_request", message, limit=MAX_TEXTS)
-    return texts
 
 
 async def answer_texts(

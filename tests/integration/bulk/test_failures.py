@@ -181,7 +181,7 @@ def test_an_unreadable_outcome_is_a_failed_line() -> None:
     line_id = job_id("00" + "a" * 24, 7)
     broken: list[list[Any]] = [["succeeded", "no JSON"], ["no state"], ["1"] * 7, [None] * 7, [{}] * 7, [[], "{}"]]
     for words in broken:
-        shown = result_lines.render_line(msgpack.packb([line_id, "seven", *words]))
+        shown = result_lines.render_line(msgpack.packb([line_id, "seven", *words]), "/v1/jobs")
         text = orjson.loads(shown.text)
         assert not shown.succeeded
         assert (text["custom_id"], text["error"]["line"]) == ("seven", 7)

@@ -1,5 +1,6 @@
 """Embeddings by OpenAI's client, and rerank: the answers of the text tasks in the formats of these APIs."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,7 +8,7 @@ import openai
 import pytest
 
 from tests.support import models
-from tests.support.bulks import client
+from tests.support.bulks import QUICK, client, start_batch, wait_for_end
 from tests.support.model_files import text
 from tests.support.model_files.text import TABLE, ids_of
 from tests.support.service import Service
@@ -20,9 +21,10 @@ WORDS = ("red", "green", "blue", "Anna")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("models")
     text.encoder(folder, toml='task = "text-embedding"\nmax_rows = 4\n[text]\nnormalize = false')
+    text.encoder(folder, "wide", toml='task = "text-embedding"\nmax_rows = 1000\n[text]\nnormalize = false')
     text.ranker(folder)
     models.doubling(folder)
-    with Service(folder) as started:
+    with Service(folder, {**QUICK, "JITNEY_OUTPUT_CHUNK_BYTES": "32768"}) as started:
         yield started
 
 
@@ -97,3 +99,49 @@ def test_documents_are_ranked_by_their_scores(service: Service) -> None:
     assert best[0]["document"]["text"] in {"green green", "likes"}
     problem = service.http.post("/v1/rerank", json={**body, "top_n": 0})
     assert (problem.status_code, problem.json()["code"]) == (422, "invalid_request")
+
+
+def line(custom_id: str, **body: Any) -> str:
+    request = {"custom_id": custom_id, "method": "POST", "url": "/v1/embeddings", "body": {"model": "encoder", **body}}
+    return json.dumps(request)
+
+
+def test_a_batch_of_embeddings(service: Service) -> None:
+    """Lines with one text, with several, with an output in chunks, and two that fail; as OpenAI's client reads them."""
+    lines = [line(f"one-{at}", input=WORDS[at % 4]) for at in range(200)]
+    lines += [
+        line("several", input=[*WORDS]),
+        line("chunked", input=[WORDS[at % 4] for at in range(600)], model="wide"),
+        line("short", input="red", dimensions=2),
+    ]
+    lines += [line("bad", input=[1, 2]), line("many", input=["red"] * 5)]
+    with client(service.url) as ai:
+        batch = wait_for_end(ai, start_batch(ai, lines, endpoint="/v1/embeddings"))
+        assert (batch.endpoint, batch.status) == ("/v1/embeddings", "completed")
+        counts = batch.request_counts
+        assert counts is not None
+        assert (counts.total, counts.completed, counts.failed) == (205, 203, 2)
+        done, failed = (
+            {row["custom_id"]: row for row in map(json.loads, ai.files.content(str(file)).text.splitlines())}
+            for file in (batch.output_file_id, batch.error_file_id)
+        )
+    for at in range(200):
+        body = done[f"one-{at}"]["response"]["body"]
+        assert (body["object"], body["data"][0]["embedding"]) == ("list", vector(WORDS[at % 4]))
+        assert (body["model"], body["usage"]) == ("encoder", {"prompt_tokens": 3, "total_tokens": 3})
+    vectors = [each["embedding"] for each in done["several"]["response"]["body"]["data"]]
+    assert vectors == [vector(word) for word in WORDS]
+    vectors = [each["embedding"] for each in done["chunked"]["response"]["body"]["data"]]
+    assert vectors == [vector(WORDS[at % 4]) for at in range(600)]
+    assert len(done["short"]["response"]["body"]["data"][0]["embedding"]) == 2
+    assert "token ids are not accepted" in failed["bad"]["error"]["message"]
+    assert "at most 4 rows" in failed["many"]["error"]["message"]
+
+
+def test_lines_of_another_endpoint_are_refused(service: Service) -> None:
+    with client(service.url) as ai:
+        batch = wait_for_end(ai, start_batch(ai, [line("a", input="red")], endpoint="/v1/jobs"))
+    assert batch.status == "failed"
+    assert batch.errors is not None
+    assert batch.errors.data is not None
+    assert batch.errors.data[0].message == "url must be /v1/jobs, the batch's endpoint"

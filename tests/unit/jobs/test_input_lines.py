@@ -45,5 +45,5 @@ def test_a_bitmap_holds_the_bits_that_were_set(numbers: set[int]) -> None:
 
 @given(st.binary(max_size=40) | st.sampled_from([b"{}", b"null", b'{"custom_id": 1}', b'{"custom_id": "a"}']))
 def test_any_line_is_a_request_or_an_error(data: bytes) -> None:
-    asks = read_line(Line(1, len(data), data), 100)
+    asks = read_line(Line(1, len(data), data), 100, "/v1/jobs")
     assert asks.error is not None
