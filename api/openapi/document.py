@@ -128,7 +128,7 @@ def _header(name: str, description: str) -> dict[str, Any]:
 
 def _submit() -> dict[str, Any]:
     binary = {"schema": BINARY}
-    form = object_of({"image": BINARY, **dict.fromkeys(parsing.QUERY_FIELDS, TEXT)})
+    form = object_of({"image": BINARY, **dict.fromkeys(("text", *parsing.QUERY_FIELDS), TEXT)})
     many = {"type": "array", "items": ref("JobRequest"), "minItems": 1}
     responses = _responses({200: "Job", 202: "Job"})
     for status in ("200", "202"):

@@ -6,12 +6,12 @@ from typing import Final
 from api.asgi.multipart import FormPart, MultipartForm, Sink, TextField
 from api.asgi.request import Request, cache_short, read_query
 from jobs.contract.errors import Refused
-from jobs.contract.input_fields import check_no_rows, read_text
+from jobs.contract.input_fields import MAX_INPUT_TEXT_BYTES, check_no_rows, read_text
 from jobs.contract.job_request import JobRequest, read_json_fields, read_text_fields
 from jobs.contract.json_reader import read_object
 
 QUERY_FIELDS: Final = ("model", "parameters", "lane", "deadline_ms", "metadata", "webhook", "rows")
-FORM_FIELDS: Final = ("image", *QUERY_FIELDS)
+FORM_FIELDS: Final = ("image", "text", *QUERY_FIELDS)
 NDJSON: Final = "application/x-ndjson"
 CONTENT_TYPES: Final = (
     "application/json",
@@ -54,24 +54,33 @@ def _read_query_fields(query: bytes) -> JobRequest:
 
 
 async def read_form(request: Request, body: bytes) -> JobRequest:
-    """Parse a multipart form: the field `image`, as a file or not, and text fields; raises Refused."""
+    """Parse a multipart form: the field `image` or `text`, as a file or not, and text fields; raises Refused."""
     texts: dict[str, TextField] = {}
     image = bytearray()
 
     def begin(part: FormPart) -> Sink:
         if part.name == "image":
             return image.extend
-        if part.file_name is not None:
+        is_input = part.name == "text"
+        if part.file_name is not None and not is_input:
             raise Refused("invalid_request", f"form field {part.name!r} must be text, not a file")
-        return texts.setdefault(part.name, TextField(part.name, MAX_TEXT_BYTES))
+        limit = MAX_INPUT_TEXT_BYTES if is_input else MAX_TEXT_BYTES
+        return texts.setdefault(part.name, TextField(part.name, limit))
 
     form = MultipartForm(request.header(b"content-type"), FORM_FIELDS, begin)
     form.write(body[:FORM_CHUNK_BYTES])
     for start in range(FORM_CHUNK_BYTES, len(body), FORM_CHUNK_BYTES):
         await asyncio.sleep(0)
         form.write(body[start : start + FORM_CHUNK_BYTES])
-    if "image" not in form.seen:
-        raise Refused("invalid_request", "the form has no field named image", allowed=list(FORM_FIELDS))
+    if ("image" in form.seen) == ("text" in form.seen):
+        found = "both of the fields" if "text" in form.seen else "no field named"
+        raise Refused("invalid_request", f"the form has {found} image or text", allowed=list(FORM_FIELDS))
     if form.is_in_part:
         raise Refused("malformed_request", "the multipart body ends within a part")
-    return read_text_fields({name: text.read() for name, text in texts.items()})._replace(image=bytes(image))
+    fields = {name: text.read() for name, text in texts.items()}
+    text = fields.pop("text", None)
+    job_request = read_text_fields(fields)
+    if text is None:
+        return job_request._replace(image=bytes(image))
+    check_no_rows(job_request.rows, "text")
+    return job_request._replace(text=text.encode())

@@ -44,7 +44,7 @@ TARGETS = ["api", "worker", "worker-gpu"]
 PARTS = (GatewaySettings, WorkerSettings, BackgroundSettings, StoreSettings, BulkSettings)
 SETTINGS = {f"JITNEY_{name.upper()}" for kind in PARTS for name in kind.model_fields} | OF_THE_COMMAND_LINE
 NOT_OURS = re.compile("PATH|PYTHON[A-Z]+|PIP_[A-Z_]+|ORT_DISABLE_TELEMETRY|NVIDIA_DRIVER_CAPABILITIES")
-RUNS_MODELS = {"numpy", "pillow", "onnxruntime", "onnxruntime-gpu"}
+RUNS_MODELS = {"numpy", "pillow", "tokenizers", "onnxruntime", "onnxruntime-gpu"}
 FROM_STAGE = re.compile(r"(?:--from|,from)=([\w-]+)")
 
 
@@ -192,8 +192,8 @@ def test_only_worker_images_contain_the_model_runtime(tmp_path: Path) -> None:
         carried[target] = {re.split(r"[^\w-]", line, maxsplit=1)[0] for line in needs}
         assert {"fastapi", "obstore"} <= carried[target]  # obstore: bulk files may lie in a bucket
     assert carried["api"] & RUNS_MODELS == set()
-    assert carried["worker"] & RUNS_MODELS == {"numpy", "pillow", "onnxruntime"}
-    assert carried["worker-gpu"] & RUNS_MODELS == {"numpy", "pillow", "onnxruntime-gpu"}
+    assert carried["worker"] & RUNS_MODELS == {"numpy", "pillow", "tokenizers", "onnxruntime"}
+    assert carried["worker-gpu"] & RUNS_MODELS == {"numpy", "pillow", "tokenizers", "onnxruntime-gpu"}
 
 
 @pytest.mark.parametrize("target", ["worker", "worker-gpu"])

@@ -19,6 +19,7 @@ from model_runtime.spec.model_toml import read_spec
 from model_runtime.tasks import load_task
 from model_runtime.tensor_spec import TensorSpec
 from tests.support import models
+from tests.support.model_files import text
 from tests.support.servers import free_port
 from tests.support.service import DIGITS, ROOT, Service
 from tests.support.waiting import wait_until
@@ -128,6 +129,20 @@ def test_the_example_of_a_detector_fits_the_output_of_yolov8(tmp_path: Path) -> 
     assert [(one["label"], one["score"], one["box"]) for one in told] == [
         ("thing 7", 0.5, {"x": 576.0, "y": 448.0, "width": 128.0, "height": 64.0})
     ]
+
+
+def test_the_example_of_a_text_fits_a_model_with_a_tokenizer(tmp_path: Path) -> None:
+    (toml,) = re.findall(r"## A text, as an example.+?```toml\n(.+?)```", MODELS, re.DOTALL)
+    folder, inputs = text.encoder(tmp_path, toml=toml), ("input_ids", "attention_mask")
+    output = TensorSpec("y", "FP32", (-1, 4))
+    task = load_task(read_spec(folder), folder, [TensorSpec(name, "INT64", (-1,)) for name in inputs], [output])
+    parameters = {"prompt": "query"}
+    arrays = task.preprocess("text", b"red", parameters)
+    assert arrays["input_ids"].tolist() == [*text.ids_of("query", ":", "red"), 0, 0, 0]
+    vectors = np.array([[3, 4, 0, 0]] * 5 + [[9, 9, 9, 9]] * 3, np.float32)
+    answer = task.postprocess({"y": vectors}, parameters)
+    assert [*map(float, answer.pop("embedding"))] == pytest.approx([0.6, 0.8, 0, 0])
+    assert answer == {"dimensions": 4, "tokens": 5, "truncated": False}
 
 
 def test_the_documented_rollout_commands_work(tmp_path: Path) -> None:

@@ -89,6 +89,14 @@ def test_a_raw_body_is_a_text(service: Service) -> None:
     )
 
 
+def test_a_form_may_have_a_text(service: Service) -> None:
+    files = {"text": ("page.txt", b"green green red")}
+    answer = service.http.post("/predict", files=files, data={"model": "colors"}).json()
+    assert answer["predictions"][0] == {"label": "green", "probability": 0.4}
+    job = service.http.post("/v1/jobs", data={"text": "red", "model": "encoder"}, files={"lane": (None, "bulk")}).json()
+    assert service.final(job["id"])["output"] == embedding("red")
+
+
 def test_a_task_of_ones_own_takes_text(service: Service) -> None:
     assert submit(service, "own", {"text": "é!"})["output"] == {"y": [6.0, 4.0, 0.0, 0.0]}
     assert submit(service, "own", {"texts": ["a"]})["status"] == 422

@@ -103,7 +103,11 @@ def test_an_image_without_a_file_name_is_the_image() -> None:
 @pytest.mark.parametrize(
     ("parts", "code", "says"),
     [
-        ([part("model", b"m")], "invalid_request", "no field named image"),
+        ([part("model", b"m")], "invalid_request", "no field named image or text"),
+        ([IMAGE, part("text", b"a")], "invalid_request", "both of the fields image or text"),
+        ([part("text", b"a" * ((1 << 20) + 1))], "body_too_large", "1048576"),
+        ([part("text", b"caf\xe9")], "malformed_request", "not UTF-8"),
+        ([part("text", b"a"), part("rows", b"2")], "invalid_request", "input.texts"),
         ([IMAGE, IMAGE], "invalid_request", "twice"),
         ([IMAGE, part("model", b"m", '; filename="x"')], "invalid_request", "must be text"),
         ([IMAGE, part("model", b"m" * 70_000)], "body_too_large", "65536"),
@@ -195,3 +199,9 @@ def test_a_text_that_is_refused(body: bytes, query: bytes, code: str, says: str)
     with pytest.raises(Refused) as refused:
         read_text(body, query)
     assert (refused.value.code, says in refused.value.message) == (code, True), refused.value.message
+
+
+@pytest.mark.parametrize("more", ["", '; filename="page.txt"'])
+def test_a_form_may_have_a_text_in_place_of_an_image(more: str) -> None:
+    draft = read(part("text", "né\n".encode() * 40_000, more), part("model", b"m"))
+    assert (draft.model, draft.text, draft.image) == ("m", "né\n".encode() * 40_000, None)

@@ -79,6 +79,8 @@ def make_synthetic_examples(version: LoadedVersion) -> Examples:
         rows: list[Example] = [Example("image", data) for data in pictures]
         return Examples(f"{SYNTHETIC_EXAMPLES} synthetic images", rows)
     engine = version.engine
+    if made := version.task.make_rows(SYNTHETIC_EXAMPLES):
+        return Examples(f"{SYNTHETIC_EXAMPLES} synthetic texts", [Example(row=row) for row in made])
     try:
         generator = RowGenerator(
             engine.inputs,
