@@ -24,6 +24,7 @@ _TYPES: Final[dict[str, tuple[type, str]]] = {
 _COUNTED: Final = ("rows", "texts", "documents")  # each value is a row
 _PAIR: Final = frozenset({"query", "documents"})  # the one input of two fields
 JSON_INPUT_FIELDS: Final = tuple(_TYPES)
+SINGLE_INPUT_FIELDS: Final = ("features", "row", "json")  # that make one item of a job
 INPUT_FIELDS: Final = ("image", "tensors", "text", "bytes", *JSON_INPUT_FIELDS)
 
 

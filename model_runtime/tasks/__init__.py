@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from jobs.contract.input_fields import JSON_INPUT_FIELDS
+from jobs.contract.input_fields import SINGLE_INPUT_FIELDS
 from model_runtime.engine.open_engine import AnyEngine
 from model_runtime.repository.module_loading import load_module
 from model_runtime.repository.path_checks import check_file
@@ -77,8 +77,8 @@ def load_task(spec: ModelSpec, folder: Path, inputs: Sequence[TensorSpec], outpu
     if "raw" in task.kinds and not (len(inputs) == 1 and inputs[0].is_fixed):
         reason = "kinds has raw, but the model has not one input of a fixed shape: every job would be refused"
         raise ModelError(file, class_name, f"{reason}; allowed: bytes, for bytes of any length")
-    if "json" in task.kinds and not {*task.input_fields} <= {*JSON_INPUT_FIELDS}:
-        allowed = ", ".join(JSON_INPUT_FIELDS)
+    if "json" in task.kinds and not {*task.input_fields} <= {*SINGLE_INPUT_FIELDS}:
+        allowed = ", ".join(SINGLE_INPUT_FIELDS)
         raise ModelError(file, class_name, f"input_fields = {task.input_fields}; allowed: some of {allowed}")
     return task
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 
 from jobs.contract.errors import StoreUnavailable
 from jobs.contract.job import ClaimedJob, ClaimResult, Handoff
@@ -29,6 +31,7 @@ log = logging.getLogger("jitney.worker")
 OUTAGE_PAUSE_S = 0.5
 MIN_WAIT_S = 0.01  # shorter waits before a claim have no effect
 SLACK_S = 0.003
+_JOB_ID = attrgetter("job.id")
 
 
 class ClaimLoop:
@@ -199,7 +202,10 @@ class ClaimLoop:
             future.add_done_callback(partial(self._on_preprocessed, chunk, claim_started_at))
 
     def _split_by_tenant(self, items: list[WorkItem]) -> Iterator[list[WorkItem]]:
-        """Split items by tenant, then into chunks that are preprocessed in one go: single items if a tenant is slow."""
+        """Split items by tenant, then into chunks that are preprocessed in one go: single jobs if a tenant is slow.
+
+        The rows of a job stay together: the first of them preprocesses the input of all.
+        """
         by_tenant: dict[str, list[WorkItem]] = {}
         for item in items:
             by_tenant.setdefault(item.job.tenant, []).append(item)
@@ -207,8 +213,14 @@ class ClaimLoop:
             may_split = self._model.has_custom_task or len(by_tenant) > 1 or self._threads.has_other_tenants(tenant)
             default_size = ITEMS_PER_DECODE if self._model.is_journaled_singly else len(tenant_items)
             chunk_size = 1 if may_split and self._threads.is_slow(tenant) else default_size
-            for at in range(0, len(tenant_items), chunk_size):
-                yield tenant_items[at : at + chunk_size]
+            chunk: list[WorkItem] = []
+            for _, rows in groupby(tenant_items, _JOB_ID):
+                chunk += rows
+                if len(chunk) >= chunk_size:
+                    yield chunk
+                    chunk = []
+            if chunk:
+                yield chunk
 
     def _on_preprocessed(
         self, items: list[WorkItem], claim_started_at: float, future: asyncio.Future[list[CompletedItem | None]]

@@ -44,7 +44,7 @@ def preprocess_items(model: Model, journal: InFlightJournal, items: list[WorkIte
         journal.record([item.job.claim for item in items])
     started = time.monotonic()
     for item in items:
-        if is_journaled_singly:
+        if is_journaled_singly and (item.joiner is None or item.joiner.inputs is None):
             journal.record([item.job.claim])
         error = _preprocess_item(model, item) if item.joiner is None else _preprocess_row(model, item, item.joiner)
         failed = item if item.joiner is None or error is None else replace(item, row=None)  # all rows of the job

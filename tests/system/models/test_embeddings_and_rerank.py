@@ -120,7 +120,9 @@ def test_a_batch_of_embeddings(service: Service) -> None:
         assert (batch.endpoint, batch.status) == ("/v1/embeddings", "completed")
         counts = batch.request_counts
         assert counts is not None
-        assert (counts.total, counts.completed, counts.failed) == (205, 203, 2)
+        assert (counts.total, counts.completed, counts.failed) == (205, 203, 2), ai.files.content(
+            str(batch.error_file_id)
+        ).text
         done, failed = (
             {row["custom_id"]: row for row in map(json.loads, ai.files.content(str(file)).text.splitlines())}
             for file in (batch.output_file_id, batch.error_file_id)

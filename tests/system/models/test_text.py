@@ -36,6 +36,7 @@ class Lengths(Task):
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     text.encoder(folder, toml='task = "text-embedding"\nmax_wait_ms = 20\nmax_rows = 4\n[text]\nnormalize = false')
+    text.encoder(folder, "wide", toml='task = "text-embedding"\nmax_rows = 1000\n[text]\nnormalize = false')
     text.classifier(folder)
     text.tagger(folder)
     text.ranker(folder)
@@ -55,6 +56,14 @@ def submit(service: Service, model: str, job_input: Any, **fields: Any) -> dict[
     job = {"model": model, "input": job_input, **fields}
     body: dict[str, Any] = service.http.post("/v1/jobs", json=job, headers={"prefer": "wait=10"}).json()
     return body
+
+
+def test_the_rows_of_a_job_are_preprocessed_once_for_all(service: Service) -> None:
+    """Rows went to several threads in fours, and those that began second ran without arrays."""
+    texts = [("red", "green", "blue blue")[at % 3] for at in range(300)]
+    job = submit(service, "wide", {"texts": texts})
+    assert job["status"] == "succeeded", job["error"]
+    assert job["output"]["rows"] == [embedding(*text.split()) for text in texts]
 
 
 def embedding(*words: str) -> dict[str, Any]:
