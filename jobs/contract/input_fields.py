@@ -1,4 +1,4 @@
-"""Checks and encodes the fields of a job's `input` that are text or stay JSON: texts, features, rows, a query."""
+"""Names the fields of a job's `input`; checks and encodes those of text and JSON, and counts the rows in them."""
 
 import codecs
 from collections.abc import Mapping

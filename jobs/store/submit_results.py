@@ -1,4 +1,4 @@
-"""Turns the results of `submit.lua` into acceptances and errors, with the limits that they name."""
+"""Turns results of `submit.lua` into acceptances and errors, and divides the queue's capacity by lane and shard."""
 
 from collections.abc import Sequence
 from functools import cache

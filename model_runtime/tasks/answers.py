@@ -1,4 +1,4 @@
-"""Parts of answers that several tasks share: labels with probabilities, vectors, and the parameters for them."""
+"""Parts of answers that several tasks share: probabilities of scores, labels, vectors, and their parameters."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ import numpy as np
 
 from jobs.contract.errors import Refused
 from jobs.contract.json_reader import describe_value
+from model_runtime.spec.text import Activation
 from model_runtime.tensor_spec import Array
 
 VECTOR_ENCODINGS: Final = ("float", "base64")
@@ -19,6 +20,16 @@ def softmax(scores: Array) -> Array:
         powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
     result: Array = powers / powers.sum(axis=-1, keepdims=True)
     return result
+
+
+def activate(scores: Array, activation: Activation) -> Array:
+    """Return the probabilities for scores, along the last dimension."""
+    if activation == "softmax":
+        return softmax(scores)
+    if activation == "sigmoid":
+        probabilities: Array = 0.5 * (1 + np.tanh(0.5 * scores))  # without overflow
+        return probabilities
+    return scores
 
 
 def check_finite(numbers: Array, what: str) -> None:

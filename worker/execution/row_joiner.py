@@ -1,6 +1,6 @@
-"""Joins the outputs of a job's rows in their order: stacked arrays, or a list of JSON answers.
+"""Holds the state of a job of several rows: its inputs, the outputs joined in order, its times, whether it has ended.
 
-The rows may ride in different batches.
+The rows may ride in different batches. Outputs are joined as stacked arrays, or as a list of JSON answers.
 """
 
 from collections.abc import Sequence

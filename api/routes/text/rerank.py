@@ -10,7 +10,7 @@ from api.asgi.fastapi_adapter import to_fastapi_response
 from api.asgi.request import Request
 from api.asgi.responses import HttpResponse, Receive, catch_errors
 from api.gateway.gateway import Gateway
-from api.routes.text.texts_in_jobs import answer_texts, read_fields
+from api.routes.text.answer_texts import answer_texts, read_fields
 from jobs.contract.embeddings import check_texts
 from jobs.contract.errors import Refused
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from model_runtime.spec.model_toml import ModelError, ModelSpec
-from model_runtime.spec.text import Activation
-from model_runtime.tasks.answers import best_predictions, check_finite, read_top_k, softmax
+from model_runtime.tasks.answers import activate, best_predictions, check_finite, read_top_k
 from model_runtime.tasks.text.text_task import TextTask
 from model_runtime.tensor_spec import Array, TensorSpec
 
@@ -30,10 +29,10 @@ class TextClassification(TextTask):
             reason = f"{self.output.name!r} is {list(self.output.shape)} per text; allowed: one number per class"
             raise ModelError(self.file, "text.output", reason)
         self._classes = prod(self.output.shape) if self.output.is_fixed else None
-        self._labels = self.files.labels(self._classes)
+        self._labels = self.settings.labels(self._classes)
         self.label_count = None if self._labels is None else len(self._labels)
         self._classes = self._classes or self.label_count
-        self._activation = self.files.activation("sigmoid" if self._classes == 1 else "softmax")
+        self._activation = self.settings.activation("sigmoid" if self._classes == 1 else "softmax")
 
     def check_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Raise Refused for parameters that do not fit the model."""
@@ -46,13 +45,3 @@ class TextClassification(TextTask):
         check_finite(numbers, "text")
         top_k = read_top_k(parameters, self.spec.text.top_k, self._classes)
         return {"predictions": best_predictions(numbers, self._labels, top_k)}
-
-
-def activate(scores: Array, activation: Activation) -> Array:
-    """Return the probabilities for scores, along the last dimension."""
-    if activation == "softmax":
-        return softmax(scores)
-    if activation == "sigmoid":
-        probabilities: Array = 0.5 * (1 + np.tanh(0.5 * scores))  # without overflow
-        return probabilities
-    return scores

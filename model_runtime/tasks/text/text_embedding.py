@@ -35,10 +35,10 @@ class TextEmbedding(TextTask):
             reason = f"the output {self.output.name!r} has no tokens to pool; allowed: no such key"
             raise ModelError(self.file, "text.pooling", reason)
         if rank == 2:
-            self._pooling = self.files.pooling()
-            self.files.check_modules()
-        self._normalize = self.files.normalize()
-        self._prompts, self._default_prompt = self.files.prompts()
+            self._pooling = self.settings.pooling()
+            self.settings.check_modules()
+        self._normalize = self.settings.normalize()
+        self._prompts, self._default_prompt = self.settings.prompts()
         self._size = self.output.shape[-1] if self.output.shape[-1] > 0 else None
 
     def check_parameters(self, parameters: Mapping[str, Any]) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from model_runtime.spec.model_toml import ModelError, ModelSpec
-from model_runtime.tasks.answers import check_finite
-from model_runtime.tasks.text.text_classification import activate
+from model_runtime.tasks.answers import activate, check_finite
 from model_runtime.tasks.text.text_task import TextTask
 from model_runtime.tensor_spec import Array, TensorSpec
 
@@ -31,7 +30,7 @@ class TextRanking(TextTask):
         if len(self.output.shape) > 1 or abs(prod(self.output.shape)) != 1:
             reason = f"{self.output.name!r} is {list(self.output.shape)} per pair; allowed: one number"
             raise ModelError(self.file, "text.output", reason)
-        self._activation = self.files.activation("sigmoid")
+        self._activation = self.settings.activation("sigmoid")
         if self._activation == "softmax":
             raise ModelError(self.file, "text.activation", "softmax of one number is 1; allowed: sigmoid, none")
 

@@ -1,6 +1,7 @@
-"""The base of the tasks for text: tokens become the model's inputs, padded so that texts of near length batch.
+"""The base of the tasks for text: pads tokens into the model's inputs, and runs the model at load to check the fit.
 
-Checks at load that inputs, tokenizer and model match, and that padding does not change answers.
+Texts are padded so that those of near length batch; at load the largest token, the longest text and the padding are
+tried.
 """
 
 from abc import abstractmethod
@@ -16,7 +17,7 @@ from model_runtime.engine.onnx_engine import RunFailed
 from model_runtime.profiling.batch_consistency import relative_difference
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
 from model_runtime.tasks.task import PreparedRow, Task, refuse_unknown
-from model_runtime.tasks.text.folder_files import FolderFiles
+from model_runtime.tasks.text.text_settings import TextSettings
 from model_runtime.tasks.text.tokenizer import Tokenizer, Tokens
 from model_runtime.tensor_spec import DTYPES, Array, TensorSpec
 
@@ -50,12 +51,12 @@ class TextTask(Task):
         self.file = folder / SPEC_FILE
         self._length = _check_inputs(self.file, inputs)
         self.output = _choose_output(self.file, spec.text.output, outputs)
-        self.files = FolderFiles(folder, spec.text)
-        self._max_tokens = self.files.max_tokens(self._length)
+        self.settings = TextSettings(folder, spec.text)
+        self._max_tokens = self.settings.max_tokens(self._length)
         self.tokenizer = Tokenizer(
-            folder, self._max_tokens, takes_pairs=self.takes_pairs, truncates_left=self.files.truncates_left
+            folder, self._max_tokens, takes_pairs=self.takes_pairs, truncates_left=self.settings.truncates_left
         )
-        self._pad_id = next((id_ for id_ in (self.tokenizer.pad_id, self.files.pad_id) if id_ is not None), 0)
+        self._pad_id = next((id_ for id_ in (self.tokenizer.pad_id, self.settings.pad_id) if id_ is not None), 0)
         has_mask = any(each.name == MASK for each in inputs)
         self._multiple = spec.text.pad_to_multiple or (DEFAULT_PADDING if has_mask else 1)
 

@@ -7,8 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from model_runtime.spec.model_toml import ModelError, ModelSpec
-from model_runtime.tasks.answers import check_finite
-from model_runtime.tasks.text.text_classification import activate
+from model_runtime.tasks.answers import activate, check_finite
 from model_runtime.tasks.text.text_task import TextTask
 from model_runtime.tasks.text.tokenizer import Tokens
 from model_runtime.tensor_spec import Array, TensorSpec
@@ -32,13 +31,13 @@ class TokenClassification(TextTask):
         if len(shape) != 2 or 0 in shape:
             reason = f"{self.output.name!r} is {list(shape)} per text; allowed: one number per class for each token"
             raise ModelError(self.file, "text.output", reason)
-        labels = self.files.labels(shape[1] if shape[1] > 0 else None)
+        labels = self.settings.labels(shape[1] if shape[1] > 0 else None)
         if labels is None:
             raise ModelError(
                 self.file, "text.labels", "missing; allowed: a file of labels, or config.json with id2label"
             )
         self._labels, self.label_count = labels, len(labels)
-        self._activation = self.files.activation("softmax")
+        self._activation = self.settings.activation("softmax")
 
     def notes(self, text: str, tokens: Tokens) -> dict[str, Any]:
         """Return the places of the tokens, and the text as far as they go."""

@@ -104,8 +104,8 @@ def test_errors_come_as_the_client_knows_them(ai: OpenAI) -> None:
     )
     with pytest.raises(openai.NotFoundError, match="no file file-nothing"):
         bulks.create_batch(ai, "file-nothing")
-    with pytest.raises(openai.UnprocessableEntityError, match="endpoint must be /v1/jobs") as refused:
-        bulks.create_batch(ai, done.input_file_id, endpoint="/v1/embeddings")
+    with pytest.raises(openai.UnprocessableEntityError, match="endpoint must be /v1/jobs or /v1/embeddings") as refused:
+        bulks.create_batch(ai, done.input_file_id, endpoint="/v1/completions")
     assert refused.value.param == "endpoint"
     with pytest.raises(openai.UnprocessableEntityError, match="completion_window"):
         bulks.create_batch(ai, done.input_file_id, "25h")

@@ -1,4 +1,4 @@
-"""Read what the files of a Hugging Face repository, beside `model.toml`, say about a model for text."""
+"""Decide the settings of a model for text: `[text]` of `model.toml` first, else the Hugging Face files beside it."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -36,8 +36,8 @@ _ACTIVATIONS: Final[Mapping[str, Activation]] = {"Identity": "none", "Sigmoid": 
 _PROBLEMS: Final[Mapping[str, Activation]] = {"multi_label_classification": "sigmoid", "regression": "none"}
 
 
-class FolderFiles:
-    """The files of one model's folder, and its `[text]`, whose keys go first. Methods raise ModelError."""
+class TextSettings:
+    """The settings of one model. Methods raise ModelError for files that contradict the model or each other."""
 
     def __init__(self, folder: Path, spec: TextSpec) -> None:
         self._folder, self._spec, self._toml = folder, spec, folder / SPEC_FILE

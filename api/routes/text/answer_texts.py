@@ -1,4 +1,4 @@
-"""Submits the texts of one request as jobs of several rows, and waits for the answer to each text.
+"""Reads a request of many texts, submits them as jobs of several rows, and returns the answer to each, in order.
 
 For the APIs that answer in the same request: embeddings and rerank.
 """
