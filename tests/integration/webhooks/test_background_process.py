@@ -1,5 +1,6 @@
 """W1, W5, W8 with a background process of the test's own: killed, stopped, and with other settings."""
 
+import signal
 import socket
 from collections import Counter
 from collections.abc import Iterator
@@ -174,11 +175,20 @@ async def test_the_deliveries_of_a_tenant_are_bounded_over_all_its_endpoints(pos
         ]  # bound, and they do not listen: nobody else may
         for one in deaf:
             one.bind(("127.0.0.1", 0))
-        held.enter_context(BackgroundProcess(queue, env))
+        process = held.enter_context(BackgroundProcess(queue, env))
         jobs = [post.submit(f"http://127.0.0.1:{one.getsockname()[1]}") for one in deaf]
         for _ in range(10):
             await post.finish(10)
-        wait_until(lambda: len(post.deliveries(state="waiting", limit="100")) == 20, "20 are left to wait", 60)
+
+        def states() -> Counter[str]:
+            return Counter(f"{each['state']}, {each['tries']} tries" for each in post.deliveries(limit="100"))
+
+        try:
+            wait_until(lambda: len(post.deliveries(state="waiting", limit="100")) == 20, "20 are left to wait", 40)
+        except AssertionError as error:
+            process.process.send_signal(signal.SIGABRT)  # writes what its threads do
+            process.process.wait()
+            raise AssertionError(f"{error}; {states()}; {process.log()[-6000:]}") from error
         kept = {one["job"] for one in post.deliveries(state="waiting", limit="100")}
         assert kept <= {*jobs[-30:]}, [jobs.index(job) for job in kept]  # those of one millisecond have no order
         failed = post.deliveries(state="failed", limit="100")
