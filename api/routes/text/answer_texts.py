@@ -13,8 +13,8 @@ import orjson
 from api.asgi.request import Request
 from api.asgi.responses import Receive
 from api.gateway.gateway import Gateway
-from api.submission.submit import submit_many, unwrap, wait_for_outcomes
-from jobs.contract.errors import Refused
+from api.submission.submit import Submitted, submit_many, unwrap, wait_for_outcomes
+from jobs.contract.errors import JitneyError, Refused
 from jobs.contract.input_fields import read_row_count
 from jobs.contract.job import Job
 from jobs.contract.job_request import JobRequest
@@ -70,7 +70,10 @@ async def answer_texts(
         awaited.grow(len(parts))
         key = request.header(b"idempotency-key")
         submitted = await submit_many(gateway, request.tenant, job_requests, key, waits=True)
-        accepted = [unwrap(each) for each in submitted]
+        accepted = [each for each in submitted if isinstance(each, Submitted)]
+        if len(accepted) < len(submitted):  # nobody waits for those that were accepted beside a refused one
+            gateway.waiting.forget_all([(each.accepted.id, each.end) for each in accepted if each.end is not None])
+            raise next(each for each in submitted if isinstance(each, JitneyError))
         jobs = [unwrap(job) for job in await wait_for_outcomes(gateway, accepted, wait_s)]
         if late := [job.id for job in jobs if not job.is_final]:
             message = f"{len(late)} jobs are not final within {wait_s:g} s and go on: read them at /v1/jobs/{late[0]}"

@@ -1,6 +1,6 @@
 """Train small models and write them as ONNX by their converters' default options, with rows and expected answers.
 
-Runs in an environment with scikit-learn, skl2onnx, onnxmltools, lightgbm, xgboost and pandas; imports nothing of ours.
+Runs in an environment with scikit-learn, skl2onnx, onnxmltools, lightgbm, xgboost and pandas, without the project.
 Usage: python write_models.py FOLDER
 """
 

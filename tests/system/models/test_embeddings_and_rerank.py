@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -12,6 +13,7 @@ from tests.support.bulks import QUICK, client, start_batch, wait_for_end
 from tests.support.model_files import text
 from tests.support.model_files.text import TABLE, ids_of
 from tests.support.service import Service
+from tests.support.waiting import wait_until
 
 REFUSED = openai.UnprocessableEntityError
 WORDS = ("red", "green", "blue", "Anna")
@@ -147,3 +149,17 @@ def test_lines_of_another_endpoint_are_refused(service: Service) -> None:
     assert batch.errors is not None
     assert batch.errors.data is not None
     assert batch.errors.data[0].message == "url must be /v1/jobs, the batch's endpoint"
+
+
+def test_a_request_that_fits_in_part_is_refused_as_a_whole(tmp_path: Path) -> None:
+    """Two jobs of four rows, where six may be open; the gateway forgets the one that was accepted."""
+    text.encoder(tmp_path, toml='task = "text-embedding"\nmax_rows = 4\n[text]\nnormalize = false')
+    with Service(tmp_path, {"JITNEY_MAX_JOBS": "6"}) as service:
+        refused = service.http.post("/v1/embeddings", json={"model": "encoder", "input": ["red"] * 8})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_full"), refused.text
+
+        def is_answered() -> bool:
+            answer = service.http.post("/v1/embeddings", json={"model": "encoder", "input": ["red"] * 4})
+            return answer.status_code == 200
+
+        wait_until(is_answered, "the job that was accepted has ended")
