@@ -86,12 +86,15 @@ _DEAD_LETTER: Final = {
     **_same(_INTEGER, "input_bytes", "kills", "losses", "retries"),
     "replayed_as": _MAYBE_TEXT,
 }
+_IDS: Final = _array({"type": "integer", "minimum": 0})
+_TOKENS: Final = {"anyOf": [_IDS, _array(_IDS)]}
 _INPUT: Final = {
     "image": _described(TEXT, "base64, or a data: URL"),
     "tensors": _described(OBJECT, "name → {datatype, shape, data | b64}"),
     "bytes": _described(TEXT, "base64, or a data: URL; as a body of application/octet-stream"),
     "text": _described(TEXT, "for models of the tasks for text"),
     "texts": _described(_array(TEXT), "several texts, each a row"),
+    "tokens": _described(_TOKENS, "token ids in place of a text, or a list of such lists, each a row"),
     "query": _described(TEXT, "beside `documents`; for models of the task `text-ranking`"),
     "documents": _described(_array(TEXT), "texts to rank by the query, each a row"),
     "features": _described(OBJECT, "column → value; for models of the task `tabular`"),
@@ -193,7 +196,7 @@ _BATCH_REQUEST: Final = {
 _USAGE: Final = _described(OBJECT, "numbers of tokens")
 _EMBEDDINGS_REQUEST: Final = {
     "model": TEXT,
-    "input": {"anyOf": [TEXT, _array(TEXT)]},
+    "input": {"anyOf": [TEXT, _array(TEXT), _IDS, _array(_IDS)]},
     "encoding_format": _enum(["float", "base64"]),
     "dimensions": {"type": "integer", "minimum": 1},
     "user": _described(TEXT, "ignored"),

@@ -12,13 +12,13 @@ ENCODINGS: Final = ("float", "base64")
 
 
 def read_embedding_request(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields `model`, `input` (with `texts`) and `parameters` of a job. Raises Refused."""
+    """Return the fields `model`, `input` (with `texts` or `tokens`) and `parameters` of a job. Raises Refused.
+
+    `tokens` is a list of lists of ids, which are not checked.
+    """
     if unknown := [name for name in fields if name not in FIELDS]:
         raise Refused("invalid_request", f"unknown field {unknown[0][:80]!r}", allowed=list(FIELDS))
-    given = fields.get("input")
-    if isinstance(given, list) and given and not isinstance(given[0], str):
-        raise Refused("invalid_request", 'field "input" must be text or a list of texts: token ids are not accepted')
-    texts = check_texts("input", [given] if isinstance(given, str) else given)
+    job_input = _read_input(fields.get("input"))
     encoding, dimensions = fields.get("encoding_format", "float"), fields.get("dimensions")
     if encoding not in ENCODINGS:
         message = 'field "encoding_format" must be one of the allowed values'
@@ -26,17 +26,34 @@ def read_embedding_request(fields: Mapping[str, Any]) -> dict[str, Any]:
     parameters = {} if encoding == "float" else {"encoding": encoding}
     if dimensions is not None:
         parameters["dimensions"] = dimensions
-    return {"model": fields.get("model", ""), "input": {"texts": texts}, "parameters": parameters}
+    return {"model": fields.get("model", ""), "input": job_input, "parameters": parameters}
+
+
+def _read_input(given: Any) -> dict[str, Any]:
+    """Return the input of a job: of a text or a list of texts, of token ids or a list of lists of them."""
+    if isinstance(given, str):
+        return {"texts": [given]}
+    if not isinstance(given, list) or not given or not isinstance(given[0], str | int | list):
+        raise Refused("invalid_request", 'field "input" must be a text, a list of token ids, or a list of either')
+    if isinstance(given[0], str):
+        return {"texts": check_texts("input", given)}
+    rows = given if isinstance(given[0], list) else [given]
+    _check_count("input", rows, "lists of token ids")
+    return {"tokens": rows}
 
 
 def check_texts(name: str, texts: Any) -> Sequence[str]:
     """Return a list of texts. `name` names it in messages. Raises Refused."""
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise Refused("invalid_request", f'field "{name}" must be a list of one text or more')
-    if len(texts) > MAX_TEXTS:
-        message = f'field "{name}" has {len(texts)} texts, and the limit is {MAX_TEXTS}: split it into several requests'
-        raise Refused("invalid_request", message, limit=MAX_TEXTS)
+    _check_count(name, texts, "texts")
     return texts
+
+
+def _check_count(name: str, rows: Sequence[Any], what: str) -> None:
+    if len(rows) > MAX_TEXTS:
+        message = f'field "{name}" has {len(rows)} {what}, and the limit is {MAX_TEXTS}: split it into several requests'
+        raise Refused("invalid_request", message, limit=MAX_TEXTS)
 
 
 def embeddings_view(model: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Names the fields of a job's `input`; checks and encodes those of text and JSON, and counts the rows in them."""
+"""Names the fields of a job's `input`; checks and encodes those of text, token ids and JSON, and counts their rows."""
 
 import codecs
 from collections.abc import Mapping
@@ -17,11 +17,12 @@ _TYPES: Final[dict[str, tuple[type, str]]] = {
     "row": (list, "a list of values"),
     "rows": (list, "a list of rows, each a list of values or an object of named values"),
     "texts": (list, "a list of texts"),
+    "tokens": (list, "a list of token ids, or of such lists"),
     "query": (str, "text"),
     "documents": (list, "a list of texts"),
     "json": (object, "any JSON value"),
 }
-_COUNTED: Final = ("rows", "texts", "documents")  # each value is a row
+_COUNTED: Final = ("rows", "texts", "tokens", "documents")  # each value is a row, but not each of one list of ids
 _PAIR: Final = frozenset({"query", "documents"})  # the one input of two fields
 JSON_INPUT_FIELDS: Final = tuple(_TYPES)
 SINGLE_INPUT_FIELDS: Final = ("features", "row", "json")  # that make one item of a job
@@ -39,8 +40,8 @@ def is_input(job_input: Mapping[str, Any]) -> bool:
 def read_row_count(job_input: Mapping[str, Any], rows: int | None) -> int | None:
     """Return how many rows a job with this input has; None: it has no rows. `rows`: what the request says.
 
-    `job_input` has JSON_INPUT_FIELDS only. Raises Refused if a field's value has another type than it takes, or if a
-    text is too long.
+    `job_input` has JSON_INPUT_FIELDS only. Raises Refused if a field's value has another type than it takes, if a text
+    is too long, or if a token id is none.
     """
     for name, value in job_input.items():
         expected, description = _TYPES[name]
@@ -50,21 +51,26 @@ def read_row_count(job_input: Mapping[str, Any], rows: int | None) -> int | None
     if not name:
         check_no_rows(rows, next(iter(job_input)))
         return None
+    if name == "tokens" and not isinstance(next(iter(job_input[name]), None), list):
+        check_no_rows(rows, name)
+        _check_ids(job_input[name], 'field "input.tokens"')
+        return None
     count = len(job_input[name])
     if not count:
         raise Refused("invalid_request", f'field "input.{name}" must have at least one {name[:-1]}')
     if rows is not None and rows != count:
         raise Refused("invalid_request", f'field "rows" is {rows}, but "input.{name}" has {count}; leave "rows" out')
     if name != "rows":
-        _check_texts(job_input, name)
+        _check_values(job_input, name)
     return count
 
 
 def check_no_rows(rows: int | None, name: str) -> None:
     """Raise Refused if a request says how many rows its `input.name` has, which has none."""
     if rows is not None:
-        several = "texts" if name == "text" else "rows"
-        message = f'field "rows" is for tensors; send several rows as "input.{several}", not "input.{name}"'
+        several = {"text": "texts", "tokens": "tokens"}.get(name, "rows")
+        instead = "a list of lists, not of ids" if name == "tokens" else f'not "input.{name}"'
+        message = f'field "rows" is for tensors; send several rows as "input.{several}", {instead}'
         raise Refused("invalid_request", message)
 
 
@@ -105,15 +111,28 @@ def encode_input(job_input: Mapping[str, Any]) -> bytes:
         raise Refused("invalid_request", f'field "input" cannot be stored: {error}') from error
 
 
-def _check_texts(job_input: Mapping[str, Any], name: str) -> None:
+def _check_values(job_input: Mapping[str, Any], name: str) -> None:
+    """Raise Refused unless each row is a text, or of `tokens` a list of ids."""
     if "query" in job_input:
         encode_text(job_input["query"], 'field "input.query"')
-    for at, text in enumerate(job_input[name]):
+    check = _check_ids if name == "tokens" else encode_text
+    for at, value in enumerate(job_input[name]):
         try:
-            encode_text(text, f'"input.{name}"[{at}]')
+            check(value, f'"input.{name}"[{at}]')
         except Refused as error:
             error.details["row"] = at
             raise
+
+
+def _check_ids(ids: Any, what: str) -> None:
+    """Raise Refused unless a value is a list of numbers that may be token ids. The largest is the model's to know."""
+    if not isinstance(ids, list):
+        raise Refused("invalid_request", f"{what} must be a list of token ids, not {describe_value(ids)}")
+    if not ids:
+        raise Refused("invalid_request", f"{what} must have at least one token id")
+    if not {*map(type, ids)} <= {int} or min(ids) < 0:
+        wrong = next(value for value in ids if type(value) is not int or value < 0)
+        raise Refused("invalid_request", f"{what}: a token id is a whole number from 0, not {describe_value(wrong)}")
 
 
 def _too_long(what: str, size: str) -> Refused:

@@ -48,21 +48,21 @@ async def answer_texts(
     gateway: Gateway,
     request: Request,
     model: str,
-    texts: Sequence[str],
+    texts: Sequence[Any],
     *,
-    to_input: Callable[[Sequence[str]], Fields],
+    to_input: Callable[[Sequence[Any]], Fields],
     parameters: Fields,
 ) -> list[dict[str, Any]]:
     """Return the model's answer to each text, in order. `to_input`: makes the input of a job of some texts.
 
-    Raises Refused if a job fails, with the index of its text in `row`, or if the wait is over.
+    A text may be a list of token ids, as `to_input` takes them. Raises Refused if a text is refused or its job fails,
+    with its index in `row`, or if the wait is over.
     """
+    read_row_count(to_input(texts), None)
     rows = gateway.catalog.find(model).get("max_rows") or DEFAULT_ROWS
     parts = [texts[first : first + rows] for first in range(0, len(texts), rows)]
-    inputs = [*map(to_input, parts)]
     job_requests = [
-        JobRequest(model=model, parameters=parameters, rows=read_row_count(job_input, None), fields=job_input)
-        for job_input in inputs
+        JobRequest(model=model, parameters=parameters, rows=len(part), fields=to_input(part)) for part in parts
     ]
     wait_s = gateway.settings.predict_wait_s
     with ExitStack() as held:

@@ -25,11 +25,14 @@ def router(gateway: Gateway) -> APIRouter:
 
 
 async def create_embeddings(gateway: Gateway, request: Request, receive: Receive) -> HttpResponse:
-    """Answer the vectors of one text or of a list, in order, with the number of tokens as `usage`."""
+    """Answer the vectors of one text or of a list, in order, with the number of tokens as `usage`.
+
+    A text may be a list of token ids.
+    """
     job = read_embedding_request(await read_fields(gateway, request, receive, FIELDS))
-    model, texts = job["model"], job["input"]["texts"]
+    model, ((name, texts),) = job["model"], job["input"].items()
     answers = await answer_texts(
-        gateway, request, model, texts, to_input=lambda part: {"texts": part}, parameters=job["parameters"]
+        gateway, request, model, texts, to_input=lambda part: {name: part}, parameters=job["parameters"]
     )
     try:
         return HttpResponse(200, orjson.dumps(embeddings_view(model, answers)))

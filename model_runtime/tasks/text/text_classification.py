@@ -19,6 +19,7 @@ class TextClassification(TextTask):
     Returns {"predictions": [{"label", "index", "probability"}, ...]}, most probable first. Parameter: `top_k`.
     """
 
+    input_fields = ("texts", "tokens")
     parameter_names = ("top_k",)
 
     def __init__(

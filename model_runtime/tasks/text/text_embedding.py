@@ -21,6 +21,7 @@ class TextEmbedding(TextTask):
     little-endian float32 numbers), `dimensions` (the first ones, scaled to length 1 again), `prompt` (a name).
     """
 
+    input_fields = ("texts", "tokens")
     parameter_names = ("encoding", "dimensions", "prompt")
 
     def __init__(

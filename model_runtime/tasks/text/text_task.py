@@ -34,8 +34,9 @@ _SEED: Final = 7
 class TextTask(Task):
     """Base of the tasks for text: `input_ids`, and `attention_mask` and `token_type_ids` if the model takes them.
 
-    Takes `{"text": "..."}`, or `{"texts": [...]}`: each text is a row. Each answer has `tokens`, the number of tokens
-    that the model saw, and `truncated`: whether some were left out.
+    Takes `{"text": "..."}`, or `{"texts": [...]}`: each text is a row. Tasks whose answers need no text also take
+    `{"tokens": [id, ...]}`, and `{"tokens": [[id, ...], ...]}` with a row for each list. Each answer has `tokens`, the
+    number of tokens that the model saw, and `truncated`: whether some were left out.
     """
 
     kinds = frozenset({"text", "json"})
@@ -62,11 +63,14 @@ class TextTask(Task):
 
     def preprocess(self, kind: str, data: bytes, parameters: dict[str, Any]) -> Row:
         """Return the arrays of one text. Raises Refused."""
-        if kind != "text":
+        fields: dict[str, Any] = {"texts": [data.decode()]} if kind == "text" else orjson.loads(data)
+        if kind != "text" and "tokens" not in fields:
             raise Refused("invalid_input", "a list of texts is a job of several rows: send one text as input.text")
         self.check_parameters(parameters)
-        ((text, pair),) = self.texts({"texts": [data.decode()]}, parameters)
-        arrays, notes = self._prepare(text, pair)
+        if kind == "text":
+            arrays, notes = self._prepare(*self.texts(fields, parameters)[0])
+        else:
+            arrays, notes = self._prepare_ids(fields["tokens"], parameters)
         parameters |= notes
         return arrays
 
@@ -75,10 +79,14 @@ class TextTask(Task):
         if kind != "json":
             raise Refused("invalid_input", "a text has no rows: send several as input.texts")
         self.check_parameters(parameters)
+        fields = orjson.loads(data)
+        if "tokens" in fields:
+            made = (self._prepare_ids(ids, parameters) for ids in fields["tokens"])
+        else:
+            made = (self._prepare(text, pair) for text, pair in self.texts(fields, parameters))
         prepared: list[PreparedRow] = []
         try:
-            for text, pair in self.texts(orjson.loads(data), parameters):
-                arrays, notes = self._prepare(text, pair)
+            for arrays, notes in made:
                 prepared.append((arrays, parameters | notes))
         except Refused as error:
             error.details["row"] = len(prepared)
@@ -169,6 +177,16 @@ class TextTask(Task):
             raise Refused("invalid_input", "the text has no tokens")
         notes = {".tokens": count, ".truncated": tokens.is_truncated}
         return self._padded(tokens.ids, tokens.type_ids), notes | self.notes(text, tokens)
+
+    def _prepare_ids(self, ids: list[int], parameters: Mapping[str, Any]) -> tuple[Row, dict[str, Any]]:
+        """Return the arrays of token ids, which the gateway has checked to be some, and whole numbers from 0."""
+        if "prompt" in parameters:
+            raise Refused("invalid_request", "parameter 'prompt' is put before texts: token ids have none")
+        tokens = self.tokenizer.take_ids(ids)
+        return self._padded(tokens.ids, tokens.type_ids), {
+            ".tokens": len(tokens.ids),
+            ".truncated": tokens.is_truncated,
+        }
 
     def _padded(self, ids: Sequence[int], types: Sequence[int]) -> Row:
         """Return the arrays of a row, padded to the fixed length or to the next multiple."""

@@ -1,10 +1,11 @@
-"""Turn texts into tokens with the `tokenizer.json` of a model's folder."""
+"""Turn texts into tokens with the `tokenizer.json` of a model's folder, and check token ids of callers."""
 
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from jobs.contract.errors import Refused
 from model_runtime.repository.path_checks import check_file
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError
 from model_runtime.spec.text import TOKENIZER_FILE
@@ -56,6 +57,17 @@ class Tokenizer:
         # `overflowing` copies what was left out, and is asked only if there may be something.
         is_truncated = len(found) >= self._max_tokens and bool(found.overflowing)
         return Tokens(found.ids, found.type_ids, found.offsets, found.special_tokens_mask, is_truncated)
+
+    def take_ids(self, ids: list[int]) -> Tokens:
+        """Return the tokens of ids of a caller, as they are: no special ones are added, and places are not known.
+
+        `ids`: whole numbers from 0. Raises Refused for an id that the tokenizer does not have.
+        """
+        if (largest := max(ids)) > self.largest_id:
+            allowed = f"allowed: 0 to {self.largest_id}, the ids of this model's tokenizer"
+            raise Refused("invalid_input", f"token id {largest} is none of the model's; {allowed}")
+        kept = ids[-self._max_tokens :] if self._truncates_left else ids[: self._max_tokens]
+        return Tokens(kept, [0] * len(kept), [], [], len(kept) < len(ids))
 
     def _head(self, text: str) -> str:
         """Return the beginning of a very long text if it alone has more tokens than are kept by far, or else the text.

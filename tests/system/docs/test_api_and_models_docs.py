@@ -30,9 +30,11 @@ MODELS = (ROOT / "docs" / "models.md").read_text()
 
 @pytest.fixture(scope="module")
 def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Serve the documented models: digits, double, and digits again with a custom task."""
+    """Serve the documented models: digits, double, two for text, and digits again with a custom task."""
     models_dir = tmp_path_factory.mktemp("models")
     models.doubling(models_dir)
+    text.encoder(models_dir, "sentences")
+    text.ranker(models_dir)
     shutil.copytree(ROOT / "models" / "digits", models_dir / "digits")
     own = shutil.copytree(ROOT / "models" / "digits", models_dir / "parity")
     (code,) = re.findall(r"```python\n(# models/digits/parity\.py.+?)```", MODELS, re.DOTALL)
@@ -88,6 +90,19 @@ def test_the_example_of_a_job_of_several_rows_works(documented: Service, tmp_pat
         "shape": [2, 4],
         "data": [2.0] * 8,
     }
+
+
+def test_the_examples_of_texts_work(documented: Service) -> None:
+    (section,) = re.findall(r"## Texts: .+?\n## ", API, re.DOTALL)
+    examples = re.findall(r"```sh\n(.+?)```\n```json\n(.+?)```", section, re.DOTALL)
+    assert len(examples) == 2
+    for script, shown in examples:
+        command = script.replace("http://localhost:8000", documented.url)
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+        answer, expected = json.loads(done.stdout), json.loads(shown)
+        for entry in expected.get("data", []):
+            entry["embedding"] = pytest.approx(entry["embedding"], rel=1e-6)
+        assert answer == expected
 
 
 def test_the_example_of_a_custom_task_works(documented: Service) -> None:

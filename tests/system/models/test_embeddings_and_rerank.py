@@ -61,8 +61,14 @@ def check_vectors(ai: openai.OpenAI) -> None:
     [
         ({"model": "nowhere", "input": "red"}, openai.NotFoundError, "nowhere"),
         ({"model": "double", "input": "red"}, REFUSED, "does not accept 'texts'"),
-        ({"model": "encoder", "input": [[1, 2]]}, REFUSED, "token ids are not accepted"),
-        ({"model": "encoder", "input": []}, REFUSED, "a list of one text or more"),
+        ({"model": "encoder", "input": []}, REFUSED, "a text, a list of token ids, or a list of either"),
+        ({"model": "encoder", "input": [1.5]}, REFUSED, "a text, a list of token ids, or a list of either"),
+        ({"model": "encoder", "input": ["red", [4]]}, REFUSED, "a list of one text or more"),
+        ({"model": "encoder", "input": [[4], "red"]}, REFUSED, "\\[1\\] must be a list of token ids, not 'red'"),
+        ({"model": "encoder", "input": [[4], []]}, REFUSED, "\\[1\\] must have at least one token id"),
+        ({"model": "encoder", "input": [4, -1]}, REFUSED, "a token id is a whole number from 0, not -1"),
+        ({"model": "encoder", "input": [4, 11]}, REFUSED, "token id 11 is none of the model's; allowed: 0 to 10"),
+        ({"model": "encoder", "input": [[4]] * 2049}, REFUSED, "2049 lists of token ids, and the limit is 2048"),
         ({"model": "encoder", "input": ["red"] * 2049}, REFUSED, "the limit is 2048"),
         (
             {"model": "encoder", "input": "red", "dimensions": 5},
@@ -78,10 +84,24 @@ def test_errors_have_openais_format(
         ai.embeddings.create(**fields)
 
 
-def test_a_text_that_fails_is_named_by_its_index(service: Service) -> None:
-    texts: list[Any] = ["red"] * 6 + ["x" * (2 << 20)]
-    answer = service.http.post("/v1/embeddings", json={"model": "encoder", "input": texts})
-    assert (answer.status_code, "error" in answer.json()) == (413, True), answer.text
+def test_openais_client_sends_token_ids(service: Service) -> None:
+    """LangChain sends lists of lists."""
+    with client(service.url) as ai:
+        one = ai.embeddings.create(model="encoder", input=ids_of("red", "green"))
+        assert (len(one.data), one.data[0].embedding, one.usage.prompt_tokens) == (1, vector("red", "green"), 4)
+        many = ai.embeddings.create(model="encoder", input=[ids_of(WORDS[at % 4]) for at in range(30)])
+        assert [each.embedding for each in many.data] == [vector(WORDS[at % 4]) for at in range(30)]
+        assert (many.usage.prompt_tokens, many.usage.total_tokens) == (90, 90)
+        short = ai.embeddings.create(model="encoder", input=[ids_of("red")], encoding_format="float", dimensions=2)
+        assert len(short.data[0].embedding) == 2
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "status"), [("red", "x" * (2 << 20), 413), ([4, 5], [4, -5], 422), ([4, 5], [4, 11], 422)]
+)
+def test_a_text_that_fails_is_named_by_its_index(service: Service, good: Any, bad: Any, status: int) -> None:
+    answer = service.http.post("/v1/embeddings", json={"model": "encoder", "input": [*[good] * 6, bad]})
+    assert (answer.status_code, answer.json()["error"]["row"]) == (status, 6), answer.text
 
 
 def test_documents_are_ranked_by_their_scores(service: Service) -> None:
@@ -115,14 +135,15 @@ def test_a_batch_of_embeddings(service: Service) -> None:
         line("several", input=[*WORDS]),
         line("chunked", input=[WORDS[at % 4] for at in range(600)], model="wide"),
         line("short", input="red", dimensions=2),
+        line("tokens", input=[ids_of("red"), ids_of("Anna", "red")]),
     ]
-    lines += [line("bad", input=[1, 2]), line("many", input=["red"] * 5)]
+    lines += [line("bad", input=[1, 11]), line("negative", input=[-1]), line("many", input=["red"] * 5)]
     with client(service.url) as ai:
         batch = wait_for_end(ai, start_batch(ai, lines, endpoint="/v1/embeddings"))
         assert (batch.endpoint, batch.status) == ("/v1/embeddings", "completed")
         counts = batch.request_counts
         assert counts is not None
-        assert (counts.total, counts.completed, counts.failed) == (205, 203, 2), ai.files.content(
+        assert (counts.total, counts.completed, counts.failed) == (207, 204, 3), ai.files.content(
             str(batch.error_file_id)
         ).text
         done, failed = (
@@ -138,7 +159,11 @@ def test_a_batch_of_embeddings(service: Service) -> None:
     vectors = [each["embedding"] for each in done["chunked"]["response"]["body"]["data"]]
     assert vectors == [vector(WORDS[at % 4]) for at in range(600)]
     assert len(done["short"]["response"]["body"]["data"][0]["embedding"]) == 2
-    assert "token ids are not accepted" in failed["bad"]["error"]["message"]
+    body = done["tokens"]["response"]["body"]
+    assert [each["embedding"] for each in body["data"]] == [vector("red"), vector("Anna", "red")]
+    assert body["usage"] == {"prompt_tokens": 7, "total_tokens": 7}
+    assert "token id 11 is none of the model's" in failed["bad"]["error"]["message"]
+    assert "a token id is a whole number from 0, not -1" in failed["negative"]["error"]["message"]
     assert "at most 4 rows" in failed["many"]["error"]["message"]
 
 

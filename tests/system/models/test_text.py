@@ -87,6 +87,23 @@ def test_each_task_answers(service: Service) -> None:
     assert [row["score"] for row in submit(service, "ranker", PAIR)["output"]["rows"]] == SCORES
 
 
+def test_token_ids_take_the_place_of_texts(service: Service) -> None:
+    assert submit(service, "encoder", {"tokens": ids_of("red", "green")})["output"] == embedding("red", "green")
+    rows = submit(service, "encoder", {"tokens": [ids_of("red"), ids_of("Oslo", "red")]})["output"]
+    assert rows == {"rows": [embedding("red"), embedding("Oslo", "red")]}
+    best = submit(service, "colors", {"tokens": ids_of("blue", "blue")}, parameters={"top_k": 1})["output"]
+    assert best["predictions"] == [{"label": "blue", "index": 2, "probability": 0.5}]
+    jobs = [{"model": "encoder", "input": {"tokens": ids}} for ids in ([[4], [5, 11]], [4, 11], ids_of("red"))]
+    answered = service.http.post("/v1/jobs", json=jobs, headers={"prefer": "wait=10"}).json()["jobs"]
+    message = "token id 11 is none of the model's; allowed: 0 to 10, the ids of this model's tokenizer"
+    assert [job["error"] and (job["error"]["message"], job["error"].get("row")) for job in answered] == [
+        (message, 1),
+        (message, None),
+        None,
+    ]
+    assert answered[2]["output"] == embedding("red")
+
+
 def test_a_raw_body_is_a_text(service: Service) -> None:
     headers = {"content-type": "text/plain; charset=utf-8", "prefer": "wait=10"}
     answered = service.http.post("/v1/jobs?model=names", content="é Oslo".encode(), headers=headers).json()
@@ -141,6 +158,7 @@ def test_a_bad_text_fails_its_own_job_alone(service: Service) -> None:
     ("model", "job_input", "message"),
     [
         ("encoder", PAIR, "model encoder does not accept 'query'"),
+        ("names", {"tokens": [4]}, "model names does not accept 'tokens'"),
         ("ranker", {"text": "red"}, "model ranker does not accept text"),
         ("encoder", {"image": "AAAA"}, "model encoder does not accept an image"),
         ("encoder", {"query": "red"}, 'field "input" must be an object with one of the allowed fields'),
@@ -166,6 +184,8 @@ def test_the_same_key_with_another_text_is_another_request(service: Service) -> 
     [
         ("encoder", [{"text": "red " * (at % 12 + 1)} for at in range(150)], {"text": 5}),
         ("encoder", [{"texts": ["red", f"green {'blue ' * (at % 5)}"]} for at in range(60)], {"texts": []}),
+        ("encoder", [{"tokens": [1, *[4 + at % 5] * (at % 7), 2]} for at in range(60)], {"tokens": [3, 11]}),
+        ("encoder", [{"tokens": [[1, 4], [5, at % 9]]} for at in range(20)], {"tokens": [3, -1]}),
         ("ranker", [PAIR] * 30, {"query": "red", "documents": "blue"}),
     ],
 )

@@ -35,9 +35,11 @@ def refusal(models_dir: Path) -> str:
 
 
 def prepare(model: Model, content: Any, **parameters: Any) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Arrays and parameters of a text, or of each row of another input."""
+    """Arrays and parameters of a text, of token ids, or of each row of another input."""
     if isinstance(content, str):
         return [(model.preprocess("text", content.encode(), parameters), parameters)]
+    if isinstance(content, list):
+        return [(model.preprocess("json", orjson.dumps({"tokens": content}), parameters), parameters)]
     return model.preprocess_rows("json", orjson.dumps(content), parameters, 2)
 
 
@@ -69,7 +71,7 @@ def test_an_embedding_is_the_mean_of_its_tokens(tmp_path: Path, kind: int, lengt
         assert (answer["dimensions"], answer["tokens"], answer["truncated"]) == (4, len(words) + 2, False)
     card = model.card()
     assert (card["batchable"], card["checked"], card["batch_note"]) == (True, True, "")
-    assert (card["kinds"], card["input_fields"], card["max_rows"]) == (["json", "text"], ["texts"], 64)
+    assert (card["kinds"], card["input_fields"], card["max_rows"]) == (["json", "text"], ["texts", "tokens"], 64)
 
 
 def test_padded_answers_are_those_without_padding(tmp_path: Path) -> None:
@@ -217,6 +219,42 @@ def test_a_very_long_text_is_cut_without_other_tokens(tmp_path: Path, content: s
     words = content.split()
     assert arrays["input_ids"][: parameters[".tokens"]].tolist() == ids_of(*words[:6])
     assert parameters[".truncated"] is (len(words) > 6)
+
+
+def test_token_ids_are_used_as_they_are(tmp_path: Path) -> None:
+    """Special tokens are not added: with them, ids give the answer of their text."""
+    text.encoder(tmp_path, toml=f'{EMBEDDING}normalize = false\nprompts = {{query = "Oslo "}}')
+    model = load(tmp_path)
+    assert answers(model, ids_of("red", "green")) == answers(model, "red green")
+    (bare,) = answers(model, [4, 5])
+    table = TABLE[[4, 5]]
+    assert bare == {"embedding": near(table.mean(axis=0) * 2), "dimensions": 4, "tokens": 2, "truncated": False}
+    rows = answers(model, {"tokens": [ids_of("red"), [0]]})
+    assert [(row["tokens"], row["embedding"]) for row in rows] == [(3, near(expected_vector("red"))), (1, [0, 0, 0, 2])]
+    with pytest.raises(Refused, match="parameter 'prompt' is put before texts: token ids have none"):
+        prepare(model, [4], prompt="query")
+
+
+def test_too_many_token_ids_are_cut_as_texts_are(tmp_path: Path) -> None:
+    folder = text.encoder(tmp_path, toml=f"{EMBEDDING}max_tokens = 4")
+    ((arrays, notes),) = prepare(load(tmp_path), [4, 5, 6, 7, 8, 9])
+    assert (arrays["input_ids"][:4].tolist(), notes[".tokens"], notes[".truncated"]) == ([4, 5, 6, 7], 4, True)
+    (folder / "tokenizer_config.json").write_text('{"truncation_side": "left"}')
+    ((arrays, notes),) = prepare(load(tmp_path), [4, 5, 6, 7, 8, 9])
+    assert (arrays["input_ids"][:4].tolist(), notes[".truncated"]) == ([6, 7, 8, 9], True)
+    ((_, notes),) = prepare(load(tmp_path), [4, 5, 6, 7])
+    assert notes[".truncated"] is False
+
+
+def test_a_token_id_that_the_tokenizer_does_not_have(tmp_path: Path) -> None:
+    text.encoder(tmp_path)
+    model, message = load(tmp_path), "token id 11 is none of the model's; allowed: 0 to 10"
+    with pytest.raises(Refused, match=message) as caught:
+        prepare(model, [4, 11])
+    assert (caught.value.code, caught.value.details) == ("invalid_input", {})
+    with pytest.raises(Refused, match=message) as caught:
+        prepare(model, {"tokens": [[10], [11]]})
+    assert caught.value.details == {"row": 1}
 
 
 def test_labels_of_a_text(tmp_path: Path) -> None:
