@@ -4,6 +4,7 @@ A frame is a JSON header followed by the raw little-endian values. The gateway c
 the worker maps arrays onto the same bytes. Data types and sizes follow the Open Inference Protocol (KServe v2).
 """
 
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -17,7 +18,9 @@ from jobs.contract.base64_reader import read_base64
 from jobs.contract.errors import Refused
 from jobs.contract.json_reader import describe_value
 
-# datatype → (bytes per value, struct code of one value); values of BYTES, which are texts, have no fixed size
+BF16: Final = "BF16"
+# datatype → (bytes per value, struct code of one value); values of BYTES, which are texts, have no fixed size. Those of
+# BF16 are the upper halves of FP32, whose code it has.
 DATATYPES: dict[str, tuple[int, str]] = {
     "BOOL": (1, "?"),
     "UINT8": (1, "B"),
@@ -29,18 +32,21 @@ DATATYPES: dict[str, tuple[int, str]] = {
     "INT32": (4, "i"),
     "INT64": (8, "q"),
     "FP16": (2, "e"),
+    BF16: (2, "f"),
     "FP32": (4, "f"),
     "FP64": (8, "d"),
 }
 TEXTS: Final = "BYTES"
 FIELDS: Final = ("datatype", "shape", "data", "b64")
+FLOATS: Final = ("FP16", BF16, "FP32", "FP64")
 MAX_DIMENSION: Final = 1 << 40
 _HEADER = struct.Struct("<I")
 # datatype without its size → Python types of its JSON values, and their name in messages
 _KINDS: Final[dict[str, tuple[set[type], str]]] = {
     "BOOL": ({bool}, "true or false"),
     "INT": ({int}, "whole numbers"),
-    "FP": ({int, float}, "numbers"),
+    "FP": ({int, float, type(None)}, "numbers, or null for NaN"),
+    "BF": ({int, float, type(None)}, "numbers, or null for NaN"),
     TEXTS: ({str}, "text"),
 }
 
@@ -109,8 +115,8 @@ def check_tensor_bytes(name: str, datatype: str, data: bytes) -> None:
 def from_numbers(name: str, datatype: str, shape: tuple[int, ...], values: Sequence[Any]) -> Tensor:
     """Build a tensor from JSON values, flat or nested like the shape. Raises Refused.
 
-    The JSON type must match: true and false for BOOL, whole numbers for integers, any number for floats, text for
-    BYTES.
+    The JSON type must match: true and false for BOOL, whole numbers for integers, any number for floats, or null for
+    NaN, text for BYTES.
     """
     if values and type(values[0]) is list:
         values = _flatten(name, shape, values)
@@ -121,11 +127,15 @@ def from_numbers(name: str, datatype: str, shape: tuple[int, ...], values: Seque
         if not {*map(type, values)} <= {str}:
             raise _invalid_value(name, datatype, values, "")
         return Tensor(datatype, shape, pack_texts(values))
-    _, code = DATATYPES[datatype]
+    (_, code), types = DATATYPES[datatype], {*map(type, values)}
+    if type(None) in types and datatype in FLOATS:
+        values = [math.nan if value is None else value for value in values]
     # struct rejects numbers of the wrong kind, but accepts a bool as a number and any value as a bool.
-    fits = {*map(type, values)} <= {bool} if datatype == "BOOL" else bool not in map(type, values)
+    fits = types <= {bool} if datatype == "BOOL" else bool not in types
     try:
         data = struct.pack(f"<{len(values)}{code}", *values) if fits else b""
+        if datatype == BF16:
+            data = _round_to_bf16(data)
     except (OverflowError, struct.error) as error:
         raise _invalid_value(name, datatype, values, str(error)) from error
     if not fits:
@@ -133,12 +143,23 @@ def from_numbers(name: str, datatype: str, shape: tuple[int, ...], values: Seque
     return Tensor(datatype, shape, data)
 
 
+def _round_to_bf16(data: bytes) -> bytes:
+    """Return the nearest BF16 numbers of those of FP32, ties to even. Raises OverflowError for one that is too large.
+
+    A NaN must be the usual one, as there are none but those of null.
+    """
+    count = len(data) // 4
+    rounded = [(bits + 0x7FFF + (bits >> 16 & 1)) >> 16 for bits in struct.unpack(f"<{count}I", data)]
+    if 0x7F80 in rounded or 0xFF80 in rounded:
+        raise OverflowError("a number is out of range")
+    return struct.pack(f"<{count}H", *rounded)
+
+
 def _invalid_value(name: str, datatype: str, values: Sequence[Any], why: str) -> Refused:
     """Return the error that names the value of the wrong type or out of range."""
     types, expected = _KINDS[datatype.rstrip("0123456789").removeprefix("U")]
-    wrong = next((value for value in values if type(value) not in types), None)
-    has_wrong_type = wrong is not None or type(None) in map(type, values)
-    reason = f"{describe_value(wrong)} is among the values" if has_wrong_type else why
+    wrong = next((describe_value(value) for value in values if type(value) not in types), "")
+    reason = f"{wrong} is among the values" if wrong else why
     return Refused(
         "invalid_input", f"tensor {describe_value(name)}: a value does not fit {datatype}: {reason}; send {expected}"
     )
@@ -183,8 +204,12 @@ def unpack_texts(name: str, tensor: Tensor) -> list[str]:
 
 def to_numbers(tensor: Tensor) -> list[float]:
     """Return the values as Python numbers, flat and row-major."""
-    code = DATATYPES[tensor.datatype][1]
-    return list(struct.unpack(f"<{prod(tensor.shape)}{code}", tensor.data))
+    code, data = DATATYPES[tensor.datatype][1], tensor.data
+    if tensor.datatype == BF16:
+        wide = bytearray(2 * len(data))
+        wide[2::4], wide[3::4] = data[::2], data[1::2]
+        data = bytes(wide)
+    return list(struct.unpack(f"<{prod(tensor.shape)}{code}", data))
 
 
 def pack_tensors(tensors: Mapping[str, Tensor]) -> bytes:

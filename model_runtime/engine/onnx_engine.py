@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from model_runtime.bfloat16 import BF16
 from model_runtime.cpus import usable_cpus
 from model_runtime.engine.batch_axes import BatchAxes, resolve_axes
 from model_runtime.engine.batchability import Batchability, OutOfMemory, probe_batchability
@@ -22,13 +23,14 @@ from model_runtime.repository.onnx_file import read_class_labels
 from model_runtime.repository.path_checks import check_onnx
 from model_runtime.spec.model_toml import ModelError
 from model_runtime.spec.tensors import TensorKeys
-from model_runtime.tensor_spec import Array, TensorSpec
+from model_runtime.tensor_spec import DTYPES, Array, TensorSpec
 
 __all__ = ["Fault", "GpuOptions", "OnnxEngine", "RunFailed", "Stop", "TensorSpec", "classify_error"]
 
 _DATATYPES: Final = {
     "bool": "BOOL",
     "float16": "FP16",
+    "bfloat16": BF16,
     "float": "FP32",
     "double": "FP64",
     "string": "BYTES",
@@ -115,7 +117,7 @@ class OnnxEngine:
     def warm_up(self, arrays: Mapping[str, Array]) -> None:
         """Prepare this batch size; on a GPU, bind its buffers and record its CUDA graph. Raises RunFailed."""
         is_bindable = all(
-            spec.is_fixed and spec.datatype != "BYTES" and spec.name not in self._session.list_outputs
+            spec.is_fixed and spec.datatype not in {"BYTES", BF16} and spec.name not in self._session.list_outputs
             for spec in (*self.inputs, *self.outputs)
         )
         if self.provider == "cpu" or not is_bindable:
@@ -168,7 +170,7 @@ def _with_labels(
     if list_output is not None and list_output.labels:
         return spec._replace(shape=(len(list_output.labels),), labels=list_output.labels)
     fitting = [labels for labels in class_labels if (len(labels),) == spec.shape]
-    return spec._replace(labels=fitting[0]) if len(fitting) == 1 and spec.datatype.startswith("FP") else spec
+    return spec._replace(labels=fitting[0]) if len(fitting) == 1 and DTYPES[spec.datatype].kind == "f" else spec
 
 
 def _dim_names(node: Any) -> list[str]:

@@ -11,7 +11,16 @@ from typing import Final, Literal
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
-__all__ = ["VERSION", "Fault", "RunFailed", "Stop", "classify_error", "clean_message", "onnxruntime"]
+__all__ = [
+    "VERSION",
+    "Fault",
+    "RunFailed",
+    "Stop",
+    "classify_error",
+    "clean_message",
+    "missing_operator",
+    "onnxruntime",
+]
 
 # Errors are raised and reported once; the runtime's log would repeat them on stderr.
 onnxruntime.set_default_logger_severity(4)
@@ -70,6 +79,12 @@ def classify_error(error: Exception) -> Fault:
     if _DEVICE_LOST.search(text):
         return "device"
     return "stopped" if _STOPPED.search(text) else "input"
+
+
+def missing_operator(error: Exception) -> str:
+    """Return the operator of which the runtime has no implementation for the opset, the types and the device; or ""."""
+    found = _OPSET_TOO_OLD.search(str(error))
+    return found[1] if found else ""
 
 
 def clean_message(error: Exception) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 
 from model_runtime.engine import providers, tensorrt_cache
 from model_runtime.engine.batch_axes import without
+from model_runtime.engine.bf16_run import Bf16Run, missing_bf16_operator
 from model_runtime.engine.device_info import device_name, query_driver
 from model_runtime.engine.io_binding import IoBinding
 from model_runtime.engine.list_outputs import ListOutput
@@ -53,6 +54,7 @@ class OnnxSession:
         self.output_names = [node.name for node in self._session.get_outputs()]
         found = (ListOutput.of(node.name, node.type) for node in self._session.get_outputs())
         self.list_outputs = {each.name: each for each in found if each is not None}
+        self._bf16 = Bf16Run.of(path, self._session)
         self._bound: dict[int, IoBinding] = {}
         self._binding_lock = Lock()  # bound buffers allow one run at a time
         # ONNX Runtime requires all runs of a session with CUDA graphs on the same thread.
@@ -81,7 +83,10 @@ class OnnxSession:
             if bound is not None and bound.fits(feed):
                 with self._binding_lock:
                     return bound.run(feed, self._options(stop, str(rows)))
-            values = self._session.run(self.output_names, feed, self._options(stop, _NO_GRAPH))
+            options = self._options(stop, _NO_GRAPH)
+            if self._bf16 is not None:
+                return self._bf16.run(self.output_names, feed, options)
+            values = self._session.run(self.output_names, feed, options)
             if self.list_outputs:
                 values = [
                     self.list_outputs[name].to_array(value) if name in self.list_outputs else value
@@ -164,7 +169,8 @@ class OnnxSession:
         except Exception as error:  # the runtime's errors have no common base but Exception
             if self.provider != "cpu" and classify_error(error) == "device":
                 raise ProviderUnavailable(f"the GPU refuses it: {clean_message(error)}") from error
-            raise ModelError(self.path, None, f"ONNX Runtime cannot load it: {clean_message(error)}") from error
+            reason = missing_bf16_operator(self.path, error) or clean_message(error)
+            raise ModelError(self.path, None, f"ONNX Runtime cannot load it: {reason}") from error
         if session.get_providers()[0] != PROVIDER_NAMES[self.provider]:
             raise ProviderUnavailable(providers.provider_load_error(self.provider, CAPI))
         return session

@@ -308,7 +308,7 @@ def _raise_if_resource_fault(error: Exception) -> None:
 
 def tolerance_of(tensor_specs: Iterable[TensorSpec], provider: str) -> float:
     """Return the allowed rounding difference for these inputs and outputs. GPUs round products to 10 bits (TF32)."""
-    is_coarse = provider != "cpu" or any(tensor_spec.datatype == "FP16" for tensor_spec in tensor_specs)
+    is_coarse = provider != "cpu" or any(tensor_spec.datatype in {"FP16", "BF16"} for tensor_spec in tensor_specs)
     return COARSE_TOLERANCE if is_coarse else FINE_TOLERANCE
 
 

@@ -24,6 +24,8 @@ _TENSOR_PATHS: Final[Mapping[str, Mapping[int, str]]] = {
 }
 _GRAPH: Final = 7
 _NODE, _WEIGHT, _INPUT = 1, 5, 11  # fields of a graph
+_VALUE_INFOS: Final = (_INPUT, 12, 13)  # of inputs, outputs and inner tensors
+_WEIGHT_TYPE, _BFLOAT16 = 2, 16  # field of a weight, and its value
 _ATTRIBUTE: Final = 5  # field of a node
 _INTEGERS, _TEXTS = 8, 9  # fields of an attribute
 _CLASS_LABELS: Final = "classlabels_"  # of the classifiers and ZipMap of the domain ai.onnx.ml
@@ -86,6 +88,20 @@ def read_class_labels(path: Path) -> list[tuple[str | int, ...]]:
             if _text(attribute, 1).startswith(_CLASS_LABELS) and (labels := _labels(attribute)):
                 found[labels] = None
     return list(found)
+
+
+def has_bf16(path: Path) -> bool:
+    """Return whether a weight, an input, an output or an inner tensor of a checked file is declared to be of BF16."""
+    graph = _fields(_map(path), _GRAPH)[-1]
+    weights = (dict(iterate_fields(weight)).get(_WEIGHT_TYPE) for weight in _fields(graph, _WEIGHT))
+    declared = (
+        dict(iterate_fields(tensor)).get(1)
+        for field in _VALUE_INFOS
+        for value_info in _fields(graph, field)
+        for kind in _fields(value_info, 2)
+        for tensor in _fields(kind, 1)
+    )
+    return _BFLOAT16 in (*weights, *declared)
 
 
 def _map(path: Path) -> memoryview:

@@ -12,7 +12,7 @@ from model_runtime.spec.image import SIDE_LIMIT, ImageSpec
 from model_runtime.spec.model_toml import ModelError
 from model_runtime.tensor_spec import DTYPES, Array, TensorSpec
 
-_PIXEL_TYPES: Final = ("UINT8", "FP16", "FP32", "FP64")
+_PIXEL_TYPES: Final = ("UINT8", "FP16", "BF16", "FP32", "FP64")
 
 
 class ImageInput:

@@ -12,6 +12,7 @@ import orjson
 from batching.collation import group_of
 from jobs.contract import tensors
 from jobs.contract.errors import Refused
+from model_runtime.bfloat16 import BF16, from_bf16, to_bf16
 from model_runtime.output_encoding import Base64, encode_rows
 from model_runtime.spec.model_toml import ModelSpec
 from model_runtime.tasks.task import PreparedRow, Task, read_encoding
@@ -45,21 +46,16 @@ class TensorTask(Task):
             )
         if len(inputs) == 1 and inputs[0].is_fixed and inputs[0].datatype != tensors.TEXTS:
             self.kinds = frozenset({"tensors", "raw"})
-            self._raw_name, self._raw_shape, self._raw_dtype = (
-                inputs[0].name,
-                inputs[0].shape,
-                DTYPES[inputs[0].datatype],
-            )
             self._raw_bytes = tensors.size_bytes(inputs[0].datatype, inputs[0].shape)
 
     def preprocess(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:
-        """Return views of `data` without copying. Raises Refused("invalid_input") with the expected type and shape."""
+        """Return views of `data`, of BF16 copies. Raises Refused("invalid_input") with the expected type and shape."""
         if parameters:
             read_encoding(parameters, _ENCODINGS)
         if kind == "raw":
-            if len(data) == self._raw_bytes:
-                return {self._raw_name: np.ndarray(self._raw_shape, self._raw_dtype, data)}
             tensor_spec = self.inputs[0]
+            if len(data) == self._raw_bytes:
+                return {tensor_spec.name: _to_array(tensor_spec.datatype, tensor_spec.shape, data)}
             return {tensor_spec.name: _view(tensor_spec, tensors.Tensor(tensor_spec.datatype, tensor_spec.shape, data))}
         frame = tensors.unpack_tensors(data)
         if frame.keys() != self._by_name.keys():
@@ -111,7 +107,8 @@ def _head(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
 
 
 def _show(tensor_spec: TensorSpec, array: Array, *, is_base64: bool) -> dict[str, Any]:
-    values = {"b64": Base64(array)} if is_base64 else {"data": array.ravel()}
+    exact = to_bf16(array) if is_base64 and tensor_spec.datatype == BF16 else array
+    values = {"b64": Base64(exact)} if is_base64 else {"data": array.ravel()}
     return {"datatype": tensor_spec.datatype, "shape": list(array.shape), **values}
 
 
@@ -126,4 +123,9 @@ def _view(tensor_spec: TensorSpec, tensor: tensors.Tensor) -> Array:
     size = tensors.size_bytes(tensor_spec.datatype, tensor.shape)
     if len(tensor.data) != size:
         raise Refused("invalid_input", f"{expected}, {size} bytes; got {len(tensor.data)} bytes")
-    return np.ndarray(tensor.shape, DTYPES[tensor_spec.datatype], tensor.data)
+    return _to_array(tensor.datatype, tensor.shape, tensor.data)
+
+
+def _to_array(datatype: str, shape: Sequence[int], data: bytes | memoryview) -> Array:
+    """Return a view of the values, or of BF16 a copy as float32."""
+    return from_bf16(np.ndarray(shape, "<u2", data)) if datatype == BF16 else np.ndarray(shape, DTYPES[datatype], data)

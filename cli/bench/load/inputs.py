@@ -11,7 +11,7 @@ import orjson
 from cli.bench.errors import CannotMeasure
 from cli.bench.load.target import BUNDLED_MODEL, Target
 from jobs.contract.image_formats import detect_format
-from jobs.contract.tensors import DATATYPES, from_numbers
+from jobs.contract.tensors import DATATYPES, FLOATS, from_numbers
 
 SAMPLES: Final = Path("samples") / BUNDLED_MODEL
 RANDOM_INPUTS: Final = 8
@@ -78,7 +78,7 @@ def _random_inputs(spec: dict[str, Any], size: int) -> Inputs:
     rng = random.Random(0)  # noqa: S311 - reproducible on purpose
     datatype = spec["datatype"]
     draw_integer = (lambda: rng.random() < 0.5) if datatype == "BOOL" else (lambda: rng.randrange(2))
-    draw = rng.random if datatype.startswith("FP") else draw_integer
+    draw = rng.random if datatype in FLOATS else draw_integer
     count = size // DATATYPES[datatype][0]
     rows = [[draw() for _ in range(count)] for _ in range(RANDOM_INPUTS)]
     bodies = [bytes(from_numbers(spec["name"], datatype, (count,), row).data) for row in rows]

@@ -245,8 +245,8 @@ def _choose_output(file: Path, name: str | None, outputs: Sequence[TensorSpec]) 
     names = [each.name for each in outputs]
     if name is not None and name not in names:
         raise ModelError(file, "text.output", f"there is no output {name!r}; allowed: {', '.join(names)}")
-    numbers = [each for each in outputs if each.datatype.startswith("FP") and name in {None, each.name}]
+    numbers = [each for each in outputs if DTYPES[each.datatype].kind == "f" and name in {None, each.name}]
     if not numbers:
         shown = ", ".join(f"{each.name!r} ({each.datatype})" for each in outputs if name in {None, each.name})
-        raise ModelError(file, "text.output", f"is {shown}; allowed: an output of FP32, FP16 or FP64")
+        raise ModelError(file, "text.output", f"is {shown}; allowed: an output of FP32, FP16, BF16 or FP64")
     return numbers[0]

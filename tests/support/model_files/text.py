@@ -125,9 +125,16 @@ def tagger(models_dir: Path, name: str = "names", toml: str = 'task = "token-cla
     return lay_out(models_dir, name, toml, nodes, ["batch", "sequence", len(LABELS)], table=table, files=files, **more)
 
 
-def ranker(models_dir: Path, name: str = "ranker", toml: str = "") -> Path:
-    """The score of a pair: the sum of a document's token ids, and 100 times that of the query's."""
+def undefined_ranker(models_dir: Path) -> Path:
+    """A ranker whose score is NaN for a document with the word Anna."""
     table = np.arange(len(VOCABULARY), dtype=np.float32)[:, np.newaxis]
+    table[VOCABULARY.index("Anna")] = np.nan
+    return ranker(models_dir, "undefined", table=table)
+
+
+def ranker(models_dir: Path, name: str = "ranker", toml: str = "", table: Any = None) -> Path:
+    """The score of a pair: the sum of a document's token ids, and 100 times that of the query's."""
+    table = np.arange(len(VOCABULARY), dtype=np.float32)[:, np.newaxis] if table is None else table
     nodes = [
         helper.make_node("Cast", ["token_type_ids"], ["types"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["types", "last"], ["is_document"]),

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 from model_runtime.spec.model_toml import read_spec
 from model_runtime.tasks import load_task
 from model_runtime.tensor_spec import TensorSpec
 from tests.support import models
-from tests.support.model_files import text
+from tests.support.model_files import graphs, text
 from tests.support.servers import free_port
 from tests.support.service import DIGITS, ROOT, Service
 from tests.support.waiting import wait_until
@@ -30,11 +31,16 @@ MODELS = (ROOT / "docs" / "models.md").read_text()
 
 @pytest.fixture(scope="module")
 def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Serve the documented models: digits, double, two for text, and digits again with a custom task."""
+    """Serve the documented models: digits, double, two for text, one of BF16, and digits again with a custom task."""
     models_dir = tmp_path_factory.mktemp("models")
     models.doubling(models_dir)
     text.encoder(models_dir, "sentences")
     text.ranker(models_dir)
+    kinds = {"x": TensorProto.BFLOAT16, "y": TensorProto.BFLOAT16}
+    copy = models_dir / "copy"
+    same = graphs.node("Identity", ["x"], ["y"])
+    graphs.write(copy / "1" / "model.onnx", [same], {"x": ["N", 4]}, {"y": ["N", 4]}, kinds=kinds)
+    (copy / "model.toml").write_text('task = "tensor"')
     shutil.copytree(ROOT / "models" / "digits", models_dir / "digits")
     own = shutil.copytree(ROOT / "models" / "digits", models_dir / "parity")
     (code,) = re.findall(r"```python\n(# models/digits/parity\.py.+?)```", MODELS, re.DOTALL)
@@ -103,6 +109,13 @@ def test_the_examples_of_texts_work(documented: Service) -> None:
         for entry in expected.get("data", []):
             entry["embedding"] = pytest.approx(entry["embedding"], rel=1e-6)
         assert answer == expected
+
+
+def test_the_example_of_bf16_works(documented: Service) -> None:
+    (script, shown) = re.findall(r"## Types of numbers.+?```sh\n(.+?)```\n```json\n(.+?)```", MODELS, re.DOTALL)[0]
+    command = script.replace("http://localhost:8000", documented.url)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["output"] == json.loads(shown)["output"]
 
 
 def test_the_example_of_a_custom_task_works(documented: Service) -> None:

@@ -1,6 +1,7 @@
 """JSON values of tensors have the type of their datatype and the order of their shape."""
 
 import base64
+import math
 import struct
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 
 from jobs.contract.errors import Refused
 from jobs.contract.tensors import (
+    BF16,
     DATATYPES,
+    FLOATS,
     Tensor,
     from_numbers,
     pack_tensors,
@@ -20,7 +23,6 @@ from jobs.contract.tensors import (
 )
 
 INTEGERS = [name for name in DATATYPES if "INT" in name]
-FLOATS = [name for name in DATATYPES if name.startswith("FP")]
 
 
 def read(datatype: Any, shape: Any, **values: Any) -> Tensor:
@@ -80,10 +82,53 @@ def test_raw_bytes_of_a_boolean_are_0_or_1() -> None:
 
 
 @pytest.mark.parametrize("datatype", [*INTEGERS, *FLOATS])
-@pytest.mark.parametrize("wrong", [True, False, None, "1", {}])
+@pytest.mark.parametrize("wrong", [True, False, "1", {}])
 def test_booleans_and_strings_are_no_numbers(datatype: str, wrong: Any) -> None:
     """`true` used to count as 1.0."""
     assert refusal(datatype, [2], data=[1, wrong]).code == "invalid_input"
+
+
+@pytest.mark.parametrize("datatype", FLOATS)
+def test_null_is_nan_in_floats(datatype: str) -> None:
+    first, second, third = to_numbers(read(datatype, [3], data=[None, 1.5, None]))
+    assert (math.isnan(first), second, math.isnan(third)) == (True, 1.5, True)
+    assert math.isnan(to_numbers(read(datatype, [1, 2], data=[[None, 1]]))[0])
+    error = refusal(datatype, [3], data=[None, "1", True])
+    assert error.message.endswith("'1' is among the values; send numbers, or null for NaN")
+
+
+@pytest.mark.parametrize("datatype", [*INTEGERS, "BOOL", "BYTES"])
+def test_null_is_no_other_value(datatype: str) -> None:
+    assert "null is among the values; send" in refusal(datatype, [1], data=[None]).message
+
+
+@pytest.mark.parametrize(
+    ("number", "bits"),
+    [
+        (0.0, 0x0000),
+        (-0.0, 0x8000),
+        (1, 0x3F80),
+        (-2.5, 0xC020),
+        (1.00390625, 0x3F80),  # 1 + 2**-8, a tie: to the even one below
+        (1.01171875, 0x3F82),  # 1 + 3 * 2**-8, a tie: to the even one above
+        (1.0039064, 0x3F81),
+        (1 - 2**-20, 0x3F80),
+        (3.3895313892515355e38, 0x7F7F),  # the largest
+        (2**-133, 0x0001),  # the smallest
+        (None, 0x7FC0),
+    ],
+)
+def test_bf16_is_rounded_to_the_nearest(number: float | None, bits: int) -> None:
+    packed = struct.pack("<H", bits)
+    assert read(BF16, [1], data=[number]).data == packed
+    (exact,) = to_numbers(read(BF16, [1], b64=base64.b64encode(packed).decode()))
+    assert struct.pack("<f", exact)[2:] == packed
+
+
+@pytest.mark.parametrize("wrong", [3.4e38, -3.4e38, 1e39, 1e300])
+def test_numbers_beyond_bf16_are_refused(wrong: float) -> None:
+    assert "a value does not fit BF16" in refusal(BF16, [2], data=[1, wrong]).message
+    assert "BF16 [2] takes 4 bytes, not 8" in refusal(BF16, [2], b64=base64.b64encode(bytes(8)).decode()).message
 
 
 @pytest.mark.parametrize("datatype", INTEGERS)

@@ -16,6 +16,7 @@ from model_runtime.engine.device_info import DriverInfo
 from model_runtime.engine.onnx_engine import OnnxEngine, RunFailed, Stop, TensorSpec, classify_error
 from model_runtime.engine.onnx_runtime import clean_message
 from model_runtime.spec.model_toml import ModelError
+from tests.support.model_files import graphs
 
 F, I64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
 NO_GPU = "no NVIDIA GPU: libcuda.so.1 is not installed"
@@ -90,10 +91,13 @@ def test_scalars_and_outputs_without_rows_belong_to_the_single_row(save_graph: S
     assert results["sizes"].tolist() == [[1, 3]]
 
 
-def test_an_input_that_is_no_number_is_refused(save_graph: SaveGraph, tmp_path: Path) -> None:
-    port = (onnx.TensorProto.BFLOAT16, ["N"])
-    path = save_graph(tmp_path / "m.onnx", [helper.make_node("Identity", ["x"], ["y"])], {"x": port}, {"y": port}, {})
-    with pytest.raises(ModelError, match=r"input 'x' is a tensor\(bfloat16\); allowed: tensors of BOOL"):
+def test_an_input_of_an_unknown_type_is_refused(tmp_path: Path) -> None:
+    cast, kinds = (
+        helper.make_node("Cast", ["x"], ["y"], to=onnx.TensorProto.FLOAT),
+        {"x": onnx.TensorProto.FLOAT8E4M3FN},
+    )
+    path = graphs.write(tmp_path / "m.onnx", [cast], {"x": ["N"]}, {"y": ["N"]}, opset=19, kinds=kinds)
+    with pytest.raises(ModelError, match=r"input 'x' is a tensor\(float8e4m3fn\); allowed: tensors of BF16, BOOL"):
         OnnxEngine(path, "cpu", 1)
 
 

@@ -44,7 +44,12 @@ def refusal(task: Task, kind: str, data: bytes, parameters: dict[str, Any] | Non
     ("port", "output", "toml", "reason"),
     [
         (PIXELS._replace(shape=(784,)), CLASSES, {}, "one input of 3 dimensions"),
-        (PIXELS._replace(datatype="INT64"), CLASSES, {}, "image input is INT64; allowed: UINT8, FP16, FP32, FP64"),
+        (
+            PIXELS._replace(datatype="INT64"),
+            CLASSES,
+            {},
+            "image input is INT64; allowed: UINT8, FP16, BF16, FP32, FP64",
+        ),
         (PIXELS._replace(datatype="UINT8"), CLASSES, {"image": {"preset": "torch"}}, "takes unscaled UINT8 pixels"),
         (PIXELS._replace(shape=(3, -1, -1)), CLASSES, {}, "image.resize: missing"),
         (PIXELS, CLASSES, {"image": {"resize": 8}}, "the shorter side alone does not determine the size"),
