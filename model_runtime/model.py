@@ -223,7 +223,7 @@ def load_model(folder: ModelFolder, hardware: Hardware | None = None) -> Model:
     task = attach_task(folder, engine)
     facts = _read_graph(folder, engine, task)
     if isinstance(task, TextTask):
-        _check_text(folder, engine, task, facts)
+        check_text(folder, engine, task, facts)
     if engine.batchable:
         _decide_batching(folder, engine, task, facts)
     if isinstance(task, TextTask):
@@ -243,8 +243,9 @@ def _read_graph(folder: ModelFolder, engine: AnyEngine, task: Task) -> GraphFact
     return read_facts(folder.onnx, engine.batch_axes) if is_checked and isinstance(engine, OnnxEngine) else GraphFacts()
 
 
-def _check_text(folder: ModelFolder, engine: AnyEngine, task: TextTask, facts: GraphFacts) -> None:
+def check_text(folder: ModelFolder, engine: AnyEngine, task: TextTask, facts: GraphFacts | None = None) -> None:
     """Run the longest text and the largest token id. Raises ModelError."""
+    facts = facts or _read_graph(folder, engine, task)
     try:
         task.check_fit(partial(_run_row, engine), facts.heights.get(IDS, 0))
     except RunFailed as error:

@@ -12,6 +12,7 @@ from cli import arguments
 from cli.extras import missing_packages
 from cli.models.importing.source import Fetch, ImportFailed, ImportRequest
 from model_runtime.spec.model_toml import ModelError
+from model_runtime.spec.text import TEXT_TASKS
 
 IMPORTED, NOT = 0, 1
 
@@ -31,7 +32,7 @@ IMPORT_SOURCES: Final = {
         "torch_networks", "fetch_torchvision", ("torchvision", "torch"), "torchvision:resnet50"
     ),
     "timm": ImportSource("torch_networks", "fetch_timm", ("timm", "torch"), "timm:resnet18.a1_in1k"),
-    "hf": ImportSource("huggingface", "fetch", ("huggingface_hub",), "hf:OWNER/NAME@REVISION"),
+    "hf": ImportSource("huggingface", "fetch_repository", ("huggingface_hub",), "hf:OWNER/NAME@REVISION"),
 }
 
 
@@ -59,10 +60,11 @@ def main(argv: Sequence[str]) -> int:
 
 def _select_source(args: argparse.Namespace) -> tuple[Fetch, ImportRequest]:
     kind, colon, name = args.source.partition(":")
-    request = ImportRequest(name, args.weights, args.file, args.preset)
+    request = ImportRequest(name, args.weights, args.file, args.preset, args.task)
     if Path(args.source).is_file():
-        kind, request = "local", request._replace(name=args.source)
-        source = ImportSource("local", "fetch", (), "")
+        request, source = request._replace(name=args.source), ImportSource("local", "fetch", (), "")
+    elif Path(args.source).is_dir():
+        request, source = request._replace(name=args.source), ImportSource("huggingface", "fetch_folder", (), "")
     elif colon and kind in IMPORT_SOURCES:
         source = IMPORT_SOURCES[kind]
         if hint := missing_packages(kind, *source.needs):
@@ -70,7 +72,7 @@ def _select_source(args: argparse.Namespace) -> tuple[Fetch, ImportRequest]:
     else:
         known = ", ".join(source.example for source in IMPORT_SOURCES.values())
         raise ImportFailed(
-            f"{args.source[:80]!r} is neither a file nor a source; allowed: a path to an .onnx file, {known}"
+            f"{args.source[:80]!r} is neither a path nor a source; allowed: an .onnx file, a folder, {known}"
         )
     fetch: Fetch = getattr(importlib.import_module(f"cli.models.importing.{source.module}"), source.function)
     return fetch, request
@@ -78,7 +80,7 @@ def _select_source(args: argparse.Namespace) -> tuple[Fetch, ImportRequest]:
 
 def _model_name(source: str) -> str:
     """Derive a valid model name from the name of a network or file."""
-    base = source.partition("@")[0].rpartition("/")[2].removesuffix(".onnx")
+    base = source.partition("@")[0].rstrip("/").rpartition("/")[2].removesuffix(".onnx")
     return re.sub(r"[^A-Za-z0-9._-]", "-", base).strip("-._").lower()[:64]
 
 
@@ -89,11 +91,15 @@ def _parser() -> argparse.ArgumentParser:
         description="Create a complete model folder from a file or a model library.",
         epilog="exit code: 0 imported, 1 failed, with the reason; a failed import leaves no files",
     )
-    parser.add_argument("source", metavar="SOURCE", help=f"a path to an .onnx file, or {examples}")
+    parser.add_argument(
+        "source", metavar="SOURCE", help=f"a path to an .onnx file, to a folder of Hugging Face, or {examples}"
+    )
     parser.add_argument("--name", help="name of the model (default: the name of the network, in lowercase)")
     arguments.add_models_dir(parser)
     parser.add_argument("--weights", choices=("trained", "random"), default="trained", help="random: only for tests")
-    parser.add_argument("--file", help="hf: the .onnx file of the repository")
+    parser.add_argument("--file", help="hf, folder: the .onnx file of the repository")
+    tasks = (*TEXT_TASKS, "tensor")
+    parser.add_argument("--task", choices=tasks, help="hf, folder: the task, where the files do not say it")
     parser.add_argument("--preset", choices=("torch", "tf", "caffe"), help="local file: preprocessing of images")
     parser.add_argument("--as-it-is", action="store_true", help="accept a model that cannot be batched")
     return parser

@@ -1,6 +1,7 @@
 """Creates the folder of an imported model: writes it aside, makes it batchable, checks it, moves it into place."""
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +11,11 @@ from cli.models.doctor import examine
 from cli.models.importing.source import Fetch, ImportedModel, ImportFailed, ImportRequest
 from model_runtime.engine.onnx_engine import OnnxEngine
 from model_runtime.engine.open_engine import tensor_keys
+from model_runtime.model import check_text
 from model_runtime.repository.path_checks import check_folder
 from model_runtime.repository.repository import NAME, ONNX_FILE, BrokenModel, list_models
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError
-from model_runtime.tasks import attach_task
+from model_runtime.tasks import TextTask, attach_task
 
 LABELS_FILE: Final = "labels.txt"
 
@@ -69,7 +71,11 @@ def _write(folder: Path, imported: ImportedModel) -> None:
     if imported.labels is not None:
         (folder / LABELS_FILE).write_text("\n".join(imported.labels) + "\n", encoding="utf-8")
         tables["classification"] = {"labels": LABELS_FILE, **imported.classification}
+    for name, source in imported.files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source, folder / name)
     lines = [f"task = {json.dumps(imported.task)}", f"description = {json.dumps(imported.description)}"]
+    lines += [f"outputs = {_toml_value(imported.outputs)}"] if imported.outputs else []
     for title, table in tables.items():
         if table:
             lines += [f"[{title}]", *(f"{key} = {_toml_value(value)}" for key, value in table.items())]
@@ -89,4 +95,6 @@ def _check_loads(folder: Path) -> None:
         raise ModelError(folder.name, None, listed.reason)
     check_folder(listed.path, listed.onnx)
     engine = OnnxEngine(listed.onnx, "cpu", listed.spec.threads, keys=tensor_keys(listed))
-    attach_task(listed, engine)
+    task = attach_task(listed, engine)
+    if isinstance(task, TextTask):
+        check_text(listed, engine, task)

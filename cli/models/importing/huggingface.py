@@ -1,12 +1,15 @@
-"""`hf:REPO@REVISION`: imports an ONNX file from Hugging Face, with its preprocessor_config.json."""
+"""`hf:REPO@REVISION`, or a folder: imports an ONNX file in the layout of Hugging Face, with the files that it needs."""
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from cli.models.importing.source import ImportedModel, ImportFailed, ImportRequest, import_library, one_line
+from cli.models.importing.repository import Repository, open_folder, open_hub
+from cli.models.importing.source import ImportedModel, ImportFailed, ImportRequest, one_line
+from cli.models.importing.text_models import read_text_model
+from model_runtime.spec.text import TEXT_TASKS
 
 _DEFAULT_FILES: Final = ("model.onnx", "onnx/model.onnx")
 _FILTERS: Final = (
@@ -17,39 +20,54 @@ _FILTERS: Final = (
     "box",
     "hamming",
 )  # indexed by Pillow's resampling constants
+_PREPROCESSOR: Final = "preprocessor_config.json"
+_TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 _WEIGHT_SUFFIXES: Final = ("_data", ".data")  # of files with external weights
 
 
-def fetch(request: ImportRequest, onnx: Path) -> ImportedModel:
-    """Download the file, its external weights and its configuration. Raises ImportFailed."""
-    repo, _, revision = request.name.partition("@")
-    if not revision:
-        raise ImportFailed(f"name a revision of {repo}, preferably a commit: hf:{repo}@main")
-    hub = import_library("huggingface_hub")
-    import_library("huggingface_hub.utils").logging.set_verbosity_error()  # errors are reported below
+def fetch_repository(request: ImportRequest, onnx: Path) -> ImportedModel:
+    """Download the file, its external weights and the other files that it needs. Raises ImportFailed."""
+    return _fetch(open_hub, request, onnx, f"cannot download {request.name}")
+
+
+def fetch_folder(request: ImportRequest, onnx: Path) -> ImportedModel:
+    """Copy the same from a folder that has the layout of a repository. Raises ImportFailed."""
+    return _fetch(open_folder, request, onnx, f"cannot read {request.name}")
+
+
+def _fetch(open_: Callable[[str], Repository], request: ImportRequest, onnx: Path, failure: str) -> ImportedModel:
     try:
-        files = hub.HfApi().list_repo_files(repo, revision=revision)
-        file = _choose_file(repo, files, request.file)
-        shutil.copyfile(hub.hf_hub_download(repo, file, revision=revision), onnx)
+        repository = open_(request.name)
+        file = _choose_file(repository.name, sorted(repository.files), request.file)
+        shutil.copyfile(repository.get(file), onnx)
         for end in _WEIGHT_SUFFIXES:
-            if f"{file}{end}" in files:
+            if f"{file}{end}" in repository.files:
                 weights = Path(f"{file}{end}").name  # the ONNX file refers to this name
-                shutil.copyfile(hub.hf_hub_download(repo, f"{file}{end}", revision=revision), onnx.parent / weights)
-        config, preprocessor = (
-            json.loads(Path(hub.hf_hub_download(repo, name, revision=revision)).read_text("utf-8"))
-            if name in files
-            else {}
-            for name in ("config.json", "preprocessor_config.json")
-        )
+                shutil.copyfile(repository.get(f"{file}{end}"), onnx.parent / weights)
+        return _describe(repository, file, onnx, request.task)
     except ImportFailed:
         raise
-    except Exception as error:  # of its HTTP client, of the hub, of JSON
-        raise ImportFailed(f"cannot download {repo}@{revision}: {one_line(error)}") from error
-    description = f"{file} of {repo} at {revision}"
-    if not preprocessor:
-        note = "it has no preprocessor_config.json and takes tensors; for images, add [image] to model.toml"
-        return ImportedModel("tensor", description, notes=[note])
+    except Exception as error:  # of its HTTP client, of the hub, of files, of JSON
+        raise ImportFailed(f"{failure}: {one_line(error)}") from error
+
+
+def _describe(repository: Repository, file: str, onnx: Path, task: str | None) -> ImportedModel:
+    """Return what model.toml says of a model for images or for text, or else of one that takes tensors."""
+    if task in TEXT_TASKS or (task is None and _PREPROCESSOR not in repository.files and _has_tokenizer(repository)):
+        return read_text_model(repository, file, onnx, task)
+    description = f"{file} of {repository.description}"
+    if task is not None or _PREPROCESSOR not in repository.files:
+        note = f"it has no {_PREPROCESSOR} and takes tensors; for images, add [image] to model.toml"
+        return ImportedModel("tensor", description, notes=[note] if task is None else [])
+    config, preprocessor = (
+        json.loads(repository.get(name).read_text("utf-8")) if name in repository.files else {}
+        for name in ("config.json", _PREPROCESSOR)
+    )
     return ImportedModel("image-classification", description, _image_section(preprocessor), {}, _labels(config))
+
+
+def _has_tokenizer(repository: Repository) -> bool:
+    return any(PurePosixPath(file).name in _TOKENIZER_FILES for file in repository.files)
 
 
 def _choose_file(repo: str, files: Sequence[str], requested: str | None) -> str:

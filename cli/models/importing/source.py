@@ -15,7 +15,10 @@ class ImportFailed(Exception):
 
 
 class ImportedModel(NamedTuple):
-    """Contents of model.toml. `image`, `classification`: its tables; `labels`: class names; `notes`: for the user."""
+    """Contents of model.toml. `image`, `classification`: its tables; `labels`: class names; `notes`: for the user.
+
+    `outputs`: those that are computed, empty for all. `files`: to lay beside model.toml, by their names there.
+    """
 
     task: str
     description: str
@@ -23,15 +26,21 @@ class ImportedModel(NamedTuple):
     classification: Mapping[str, Any] = {}
     labels: Sequence[str] | None = None
     notes: Sequence[str] = ()
+    outputs: Sequence[str] = ()
+    files: Mapping[str, Path] = {}
 
 
 class ImportRequest(NamedTuple):
-    """What to import. `name`: the part of SOURCE after the colon; `file`: one of several files of a repository."""
+    """What to import. `name`: the part of SOURCE after the colon; `file`: one of several files of a repository.
+
+    `task`: of model.toml, for a model of Hugging Face; None: its files say it.
+    """
 
     name: str
     weights: Weights = "trained"
     file: str | None = None
     preset: str | None = None
+    task: str | None = None
 
 
 Fetch = Callable[[ImportRequest, Path], ImportedModel]
