@@ -26,6 +26,12 @@ _TAGS: Final = {
 }
 # Keys of config.json that sentence-transformers writes for cross-encoders.
 _CROSS_ENCODER_KEYS: Final = ("sentence_transformers", "sbert_ce_default_activation_function")
+_FLOATS: Final = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+    onnx.TensorProto.DOUBLE,
+)
 _MODULES: Final = "modules.json"
 _SENTENCE_OUTPUT: Final = "sentence_embedding"  # of exports that have the layers behind the tokens' vectors too
 
@@ -39,8 +45,8 @@ def read_text_model(repository: Repository, file: str, exported: Path, task: str
         raise ImportFailed(f"{reason}; allowed: a repository that has one, as save_pretrained() of transformers writes")
     config = json.loads(files["config.json"].read_text("utf-8")) if "config.json" in files else {}
     task = task or _recognise(repository, config, modules)
-    outputs = [output.name for output in onnx.load(exported, load_external_data=False).graph.output]
-    used, notes = outputs[:1], []
+    outputs = {each.name: each.type for each in onnx.load(exported, load_external_data=False).graph.output}
+    used, notes = [name for name, kind in outputs.items() if kind.tensor_type.elem_type in _FLOATS][:1], []
     if task == "text-embedding":
         if _SENTENCE_OUTPUT in outputs:
             used = [_SENTENCE_OUTPUT]

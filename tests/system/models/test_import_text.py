@@ -120,10 +120,16 @@ def test_an_export_with_the_vector_of_the_sentence(hub: FakeHub, tmp_path: Path)
         assert submit(service, {"text": "red"})["embedding"] == near(TABLE[ids_of("red")].mean(axis=0))
 
 
-def test_the_first_output_without_such_modules(hub: FakeHub, tmp_path: Path) -> None:
-    fill(hub, text.encoder(tmp_path / "elsewhere"), "model.onnx", config={"architectures": ["BertModel"]})
+def test_the_first_output_of_floats_without_it(hub: FakeHub, tmp_path: Path) -> None:
+    made = text.encoder(tmp_path / "elsewhere")
+    model = onnx.load(made / "1" / "model.onnx")
+    model.graph.node.append(helper.make_node("Identity", ["input_ids"], ["same"]))
+    model.graph.output.insert(0, helper.make_tensor_value_info("same", TensorProto.INT64, ["batch", "sequence"]))
+    onnx.save(model, made / "1" / "model.onnx")
+    fill(hub, made, "model.onnx", config={"architectures": ["BertModel"]})
     folder, notes = imported(hub, tmp_path)
     assert (folder.spec.task, "their mean is used, see [text] in model.toml" in notes) == ("text-embedding", True)
+    assert 'outputs = ["y"]' in (folder.path / "model.toml").read_text()
 
 
 Make = Callable[[Path], Path]
