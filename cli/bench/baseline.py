@@ -11,16 +11,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
+
 from batching.collation import group_of, stack_items
 from cli.bench.errors import CannotMeasure
 from cli.bench.load.inputs import Inputs
 from cli.bench.load.target import Target
 from cli.bench.statistics import RawRound
 from jobs.contract.errors import JitneyError
+from jobs.contract.job_request import read_json_fields
 from model_runtime.engine.onnx_engine import RunFailed
 from model_runtime.model import Model, load_model
 from model_runtime.repository.repository import BrokenModel, list_models
 from model_runtime.spec.model_toml import ModelError
+from model_runtime.tasks.examples import encode_request
+from model_runtime.tensor_spec import Array
 from worker.versions.hardware import hardware_from_environment
 
 WARMUP_S = 0.3
@@ -30,14 +35,21 @@ _GUEST: Final = 8  # guest times, which are already included in user
 
 
 class RawBaseline:
-    """A model with preprocessed inputs, at batch size 1 and at its largest batch."""
+    """A model with preprocessed inputs, at batch size 1 and at its largest batch.
+
+    `usual_share`: of the inputs that have the most frequent shape, which batches are made of.
+    """
 
     def __init__(self, model: Model, inputs: Inputs) -> None:
         self.card = model.card()
         self.threads = model.spec.threads
-        self._model, self._inputs = model, inputs
-        prepared = [model.preprocess(inputs.kind, body, {}) for body in inputs.bodies]
-        items = itertools.cycle(row for row in prepared if group_of(row) == group_of(prepared[0]))
+        self._model = model
+        self._prepare = [_preprocessor(model, inputs.kind, body) for body in inputs.bodies]
+        prepared = [prepare() for prepare in self._prepare]
+        groups = [group_of(row) for row in prepared]
+        usual = max(groups, key=groups.count)
+        self.usual_share = groups.count(usual) / len(groups)
+        items = itertools.cycle(row for row, group in zip(prepared, groups, strict=True) if group == usual)
         sizes = sorted({1, model.max_batch})
         self._batches: dict[int, Any] = {size: stack_items([next(items) for _ in range(size)]) for size in sizes}
 
@@ -45,8 +57,12 @@ class RawBaseline:
         """Measure preprocessing and each batch size, with equal shares of the seconds."""
         other_load, share = OtherCpuLoad(), seconds / (len(self._batches) + 1)
         rates = {n: n * _call_rate(partial(self._model.run, batch), share) for n, batch in self._batches.items()}
-        bodies = itertools.cycle(self._inputs.bodies)
-        preprocess_rate = _call_rate(lambda: self._model.preprocess(self._inputs.kind, next(bodies), {}), share)
+        calls = itertools.cycle(self._prepare)
+
+        def preprocess_next() -> None:
+            next(calls)()
+
+        preprocess_rate = _call_rate(preprocess_next, share)
         return RawRound(rates, 1 / preprocess_rate, other_load.cores())
 
 
@@ -65,6 +81,17 @@ def open_raw_baseline(models_dir: Path, target: Target, inputs: Inputs) -> RawBa
         if side.card[key] != target.card[key]:
             raise CannotMeasure(f"{listed.path}: {key} is {side.card[key]}, the service's model has {target.card[key]}")
     return side
+
+
+def _preprocessor(model: Model, kind: str, body: bytes) -> Callable[[], dict[str, Array]]:
+    """Return a call that preprocesses an input as a worker does. A job in JSON is parsed now, as by the gateway."""
+    if kind != "json":
+        return lambda: model.preprocess(kind, body, {})
+    request = read_json_fields(orjson.loads(body))
+    job_kind, data = encode_request(request, model.card()["kinds"])
+    if rows := request.rows:
+        return lambda: model.preprocess_rows(job_kind, data, dict(request.parameters), rows)[0][0]
+    return lambda: model.preprocess(job_kind, data, dict(request.parameters))
 
 
 def _call_rate(call: Callable[[], Any], seconds: float) -> float:

@@ -49,7 +49,8 @@ def main(argv: Sequence[str]) -> int:
 def _create_session(args: argparse.Namespace) -> BenchSession:
     selected = target.find_target(Address.of(args.url), args.model)
     plan = MeasurementPlan(**{field.name: getattr(args, field.name) for field in fields(MeasurementPlan)})
-    return BenchSession(selected, inputs.gather_inputs(selected, args.input), plan, ServiceCpu(selected.address))
+    chosen = inputs.gather_inputs(selected, args.input, args.models_dir)
+    return BenchSession(selected, chosen, plan, ServiceCpu(selected.address))
 
 
 def _check_plot(file: Path | None) -> None:

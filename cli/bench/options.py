@@ -30,7 +30,8 @@ def _parser() -> argparse.ArgumentParser:
     url_help = "URL of the service (%(default)s); JITNEY_API_KEY sets the API key"
     add("--url", default="http://127.0.0.1:8000", help=url_help)
     add("--model", metavar="NAME", help="model (default: the only one, or digits)")
-    add("--input", nargs="+", type=Path, default=[], metavar="FILE", help="request bodies, used in rotation")
+    inputs = "inputs, used in rotation: request bodies, .jsonl with an input of a job in each line, or lines of text"
+    add("--input", nargs="+", type=Path, default=[], metavar="FILE", help=inputs)
     modes = "wait: result in the same request; poll: submit, then long-poll; bulk: many jobs in one request"
     add("--mode", type=_parse_modes, default=[WAIT], metavar="wait,poll,bulk", help=f"{modes} (wait)")
     loop = "closed loop: requests in flight (1,16,64 without --rate)"

@@ -4,7 +4,7 @@ A model's folder may have its own in `examples/`: the check, the profile and the
 read again for each use, so that many of them need no memory.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 from jobs.contract import tensors
 from jobs.contract.image_formats import detect_format
 from jobs.contract.input_fields import encode_input
-from jobs.contract.job_request import read_json_fields
+from jobs.contract.job_request import JobRequest, read_json_fields
 from jobs.contract.json_reader import read_json, require_object
 from model_runtime.repository.host_memory import format_bytes
 from model_runtime.repository.path_checks import check_file
@@ -113,6 +113,20 @@ def read_own_examples(folder: Path, task: Task, inputs: Sequence[TensorSpec], co
     return [row for row, shape in zip(rows, shapes, strict=True) if shape == shapes[0]][:count]
 
 
+def encode_request(request: JobRequest, kinds: Collection[str]) -> tuple[str, bytes]:
+    """Return the kind and the bytes of a request's input, as a model of these kinds gets it. Raises Refused."""
+    if request.image is not None:
+        return "image", request.image
+    if request.fields is not None:
+        return "json", encode_input(request.fields)
+    if request.text is not None:
+        return "text", request.text
+    if request.raw is not None:
+        return "raw" if "raw" in kinds else "bytes", request.raw
+    named = {name: _read_tensor(name, tensor) for name, tensor in (request.tensors or {}).items()}
+    return "tensors", tensors.pack_tensors(named)
+
+
 def _json_examples(data: bytes, task: Task) -> list[Example]:
     """Read an input, the body of a request with one, or a list of either."""
     value = read_json(data, "the file")
@@ -120,19 +134,7 @@ def _json_examples(data: bytes, task: Task) -> list[Example]:
     for each in value if isinstance(value, list) else [value]:
         fields = require_object(each, "an example")
         request = read_json_fields(fields if "input" in fields else {"input": fields})
-        if request.image is not None:
-            kind, encoded = "image", request.image
-        elif request.fields is not None:
-            kind, encoded = "json", encode_input(request.fields)
-        elif request.text is not None:
-            kind, encoded = "text", request.text
-        else:
-            kind, encoded = (
-                "tensors",
-                tensors.pack_tensors(
-                    {name: _read_tensor(name, tensor) for name, tensor in (request.tensors or {}).items()}
-                ),
-            )
+        kind, encoded = encode_request(request, task.kinds)
         if kind not in task.kinds:
             message = f"the model takes {' or '.join(sorted(task.kinds))}, not {kind}"
             raise ValueError(message)

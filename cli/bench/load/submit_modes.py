@@ -48,10 +48,12 @@ class Exchange:
 
 
 def build_exchange(mode: str, target: Target, inputs: Inputs, bulk_size: int) -> Exchange:
-    address, build = target.address, partial(build_submit_request, target.address, target.model)
+    named = "" if inputs.kind == "json" else target.model  # jobs in JSON name it themselves
+    address, build = target.address, partial(build_submit_request, target.address, named)
     if mode == BULK:
         lines = itertools.cycle(ndjson_jobs(target, inputs))
         count = min(BULK_REQUESTS, len(inputs.bodies))
+        build = partial(build_submit_request, address, target.model)
         bodies = [b"\n".join(itertools.islice(lines, bulk_size)) for _ in range(count)]
         waiting, submit_only = ([build(NDJSON, body, wait_s=wait_s) for body in bodies] for wait_s in (WAIT_S, 0))
         return Exchange(bulk_size, waiting, partial(_submit_many, bulk_size), submit_only)

@@ -18,8 +18,8 @@ MAX_OTHER_CPU: Final = 0.2
 PACKAGES: Final = ("jitney", "onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "uvicorn", "httptools", "uvloop")
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 MODES: Final = {
-    WAIT: "wait: POST /v1/jobs with a raw body and Prefer: wait={wait}",
-    POLL: "poll: POST /v1/jobs with a raw body, then GET /v1/jobs/ID?wait={wait} until the job has ended",
+    WAIT: "wait: POST /v1/jobs of one job and Prefer: wait={wait}",
+    POLL: "poll: POST /v1/jobs of one job, then GET /v1/jobs/ID?wait={wait} until the job has ended",
     BULK: "bulk: POST /v1/jobs with {plan.bulk_size} jobs in NDJSON and Prefer: wait={wait}; latency is per request",
 }
 CLOSED: Final = """
@@ -50,6 +50,7 @@ read before a load and {tick:g} s after it, when all processes have reported: it
 """
 RAW: Final = """
 raw: model.run in a loop on preprocessed arrays, in this process, threads of model.toml ({threads}); {share:.2g} s each
+raw batches are of the {usual} of the inputs whose arrays have the most frequent shape
 decode: model.preprocess in a loop in one thread; outputs are not postprocessed
 raw best: the faster of batch 1 and the largest batch
 serial limit = 1 / (decode + 1 / raw best): without overlap; a service that decodes during runs can exceed it
@@ -106,7 +107,8 @@ def describe_method(session: BenchSession) -> list[str]:
     versions = " ".join(f"{name} {version}" for name, version in machine["versions"].items())
     threads = (session.raw_side.threads if session.raw_side else 0) or f"all {machine['cpus']}"
     share = plan.seconds / (len(session.raws[0].rates) + 1) if session.raws else 0
-    facts = {"plan": plan, "closed": closed_loop, "open": open_loop, "threads": threads, "share": share}
+    usual = f"{session.raw_side.usual_share:.0%}" if session.raw_side else ""
+    facts = {"usual": usual, "plan": plan, "closed": closed_loop, "open": open_loop, "threads": threads, "share": share}
     overdue_ms = open_loop.OVERDUE_S * 1000
     text = "\n".join(_lines(session)).format(**facts, wait=WAIT_S, tick=TICK_S, overdue=overdue_ms)
     first = f"{datetime.now(UTC):%Y-%m-%d}, {machine['cpus']} CPUs, {machine['system']}, {versions}"

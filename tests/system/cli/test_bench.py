@@ -213,5 +213,7 @@ def test_a_tensor_file_of_another_size_and_a_model_of_free_shapes_are_refused(tm
     file.write_bytes(b"123")
     with pytest.raises(CannotMeasure, match="has 3 bytes, model t needs 16"):
         gather_inputs(tensor_model("FP32", 16), [file])
-    with pytest.raises(CannotMeasure, match=r"model t takes x FP32 \[4\]"):
-        gather_inputs(tensor_model("FP32", None), [])
+    free = {"name": "x", "datatype": "FP32", "shape": [-1]}
+    target = Target(Address("a", 1, ""), "t", {"kinds": ["tensors"], "inputs": [free], "raw_bytes": None})
+    with pytest.raises(CannotMeasure, match=r"model t takes x FP32 \[-1\]; allowed: --input FILE.jsonl"):
+        gather_inputs(target, [])
