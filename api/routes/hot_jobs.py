@@ -16,7 +16,7 @@ from api.auth.access_control import AccessControl
 from api.gateway.gateway import Gateway
 from api.gateway.job_responses import Response, job_response, output_response, submitted_job_response
 from api.submission import multi_job
-from api.submission.parsing import read_job_request
+from api.submission.parsing import body_limit_bytes, read_job_request
 from api.submission.single_submit import SingleSubmit
 from api.submission.submit import Submitted, submit_many
 from jobs.contract.errors import JitneyError, Refused
@@ -101,7 +101,7 @@ async def _submit_body(
     awaited: BudgetShare | None = None
     share = gateway.reserve_body(request, key)
     try:
-        body = await request.body(receive, share, settings.max_body_bytes)
+        body = await request.body(receive, share, body_limit_bytes(request, settings.max_body_bytes))
         if not multi_job.is_many(request, body):
             job_request = await read_job_request(request, body)
             return SingleSubmit(gateway, request.tenant, job_request, key, wait_s=wait_s, share=share)

@@ -25,6 +25,11 @@ MAX_TEXT_BYTES: Final = 64 << 10
 FORM_CHUNK_BYTES: Final = 64 << 10  # bytes of a form parsed before other tasks run
 
 
+def body_limit_bytes(request: Request, max_body_bytes: int) -> int:
+    """Return the most bytes of a request's body, so that a text that is too long is refused before it is received."""
+    return min(MAX_INPUT_TEXT_BYTES, max_body_bytes) if request.content_type == "text/plain" else max_body_bytes
+
+
 async def read_job_request(request: Request, body: bytes) -> JobRequest:
     """Parse a request by its content type; raises Refused."""
     kind = request.content_type
@@ -83,4 +88,4 @@ async def read_form(request: Request, body: bytes) -> JobRequest:
     if text is None:
         return job_request._replace(image=bytes(image))
     check_no_rows(job_request.rows, "text")
-    return job_request._replace(text=text.encode())
+    return job_request._replace(text=text.removeprefix("\ufeff").encode())

@@ -31,11 +31,12 @@ MODELS = (ROOT / "docs" / "models.md").read_text()
 
 @pytest.fixture(scope="module")
 def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Serve the documented models: digits, double, two for text, one of BF16, and digits again with a custom task."""
+    """Serve the documented models: digits, double, three for text, one of BF16, and digits again with a custom task."""
     models_dir = tmp_path_factory.mktemp("models")
     models.doubling(models_dir)
     text.encoder(models_dir, "sentences")
     text.ranker(models_dir)
+    text.classifier(models_dir)
     kinds = {"x": TensorProto.BFLOAT16, "y": TensorProto.BFLOAT16}
     copy = models_dir / "copy"
     same = graphs.node("Identity", ["x"], ["y"])
@@ -109,6 +110,13 @@ def test_the_examples_of_texts_work(documented: Service) -> None:
         for entry in expected.get("data", []):
             entry["embedding"] = pytest.approx(entry["embedding"], rel=1e-6)
         assert answer == expected
+
+
+def test_the_example_of_predict_with_a_text_works(documented: Service, tmp_path: Path) -> None:
+    (script, shown) = re.findall(r"## `POST /predict`.+?```sh\n(.+?)```\n```json\n(.+?)```", API, re.DOTALL)[0]
+    command = script.replace("http://localhost:8000", documented.url)
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == json.loads(shown)
 
 
 def test_the_example_of_bf16_works(documented: Service) -> None:

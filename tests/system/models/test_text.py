@@ -1,5 +1,6 @@
 """Models for text over HTTP, in batches, in bulk runs and offline: exact answers, and errors on their job alone."""
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,9 @@ from tests.support import bulk, models
 from tests.support.model_files import text
 from tests.support.model_files.text import TABLE, ids_of
 from tests.support.service import Service
+from tests.support.sockets import connect
 
+LONG = 10_000_000  # bytes of a text that is too long
 PAIR = {"query": "red", "documents": ["blue", "green green"]}
 SCORES = [(1 + 4 + 2) * 100 + 6 + 2, (1 + 4 + 2) * 100 + 5 + 5 + 2]
 # A task of one's own that takes text, with a model that doubles 4 numbers.
@@ -121,6 +124,69 @@ def test_a_form_may_have_a_text(service: Service) -> None:
     assert answer["predictions"][0] == {"label": "green", "probability": 0.4}
     job = service.http.post("/v1/jobs", data={"text": "red", "model": "encoder"}, files={"lane": (None, "bulk")}).json()
     assert service.final(job["id"])["output"] == embedding("red")
+
+
+@pytest.mark.parametrize("path", ["/predict", "/v1/jobs"])
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"caf\xe9", (400, "malformed_request", "form field 'text' is not UTF-8; other charsets are not supported")),
+        (b"a" * LONG, (413, "body_too_large", "form field 'text' is larger than the limit of 1048576 bytes")),
+    ],
+)
+def test_a_form_with_a_bad_text(service: Service, path: str, content: bytes, expected: tuple[int, str, str]) -> None:
+    files = {"text": ("page.txt", content)}
+    refused = service.http.post(path, files=files, data={"model": "colors"})
+    assert (refused.status_code, refused.json()["code"], refused.json()["detail"]) == expected
+
+
+def test_predict_takes_forms_alone(service: Service) -> None:
+    headers = {"content-type": "text/plain"}
+    refused = service.http.post("/predict", content=b"red", headers=headers)
+    assert (refused.status_code, refused.json()["allowed"]) == (415, ["multipart/form-data"])
+
+
+def test_a_long_text_is_refused_before_it_is_received(service: Service) -> None:
+    """The head alone is sent: it declares 10 MB."""
+    head = (
+        f"POST /v1/jobs?model=encoder HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: {LONG}\r\n\r\n"
+    )
+    with connect(int(service.url.rpartition(":")[2])) as connection:
+        connection.sendall(head.encode())
+        answer = connection.recv(1 << 16)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"the request body is larger than the limit of 1048576 bytes" in answer
+    packed = gzip.compress(b"a" * LONG)
+    headers = {"content-type": "text/plain", "content-encoding": "gzip"}
+    refused = service.http.post("/v1/jobs?model=encoder", content=packed, headers=headers)
+    assert (refused.status_code, refused.json()["limit_bytes"]) == (413, MAX_INPUT_TEXT_BYTES)
+    whole = service.http.post(
+        "/v1/jobs?model=wide", content=b"a" * MAX_INPUT_TEXT_BYTES, headers={"content-type": "text/plain"}
+    )
+    assert service.final(whole.json()["id"])["status"] == "succeeded"
+
+
+def test_limits_of_one_job(service: Service) -> None:
+    """Each is an error of its job alone; 4,000 texts and 4,000 lists of ids for a model of 1,000 rows."""
+    jobs: list[Any] = [
+        {"text": "a" * LONG},
+        {"texts": ["red"] * 4000},
+        {"tokens": [[4]] * 4000},
+        {"texts": ["red", "a" * (MAX_INPUT_TEXT_BYTES + 1)]},
+        {"text": "red"},
+    ]
+    body = [{"model": "wide", "input": each} for each in jobs]
+    answered = service.http.post("/v1/jobs", json=body, headers={"prefer": "wait=10"}).json()["jobs"]
+    rows = "a job for model wide may have at most 1000 rows, and this one has 4000: send several jobs"
+    found = [(error["status"], error["message"]) for error in (job["error"] for job in answered[:-1])]
+    assert found == [
+        (413, 'field "input.text" has 10000000 characters: a text may have at most 1048576 bytes in UTF-8'),
+        (422, rows),
+        (422, rows),
+        (413, '"input.texts"[1] has 1048577 characters: a text may have at most 1048576 bytes in UTF-8'),
+    ]
+    assert [job["error"].get("limit") for job in answered[1:3]] == [1000, 1000]
+    assert answered[-1]["output"] == embedding("red")
 
 
 def test_a_task_of_ones_own_takes_text(service: Service) -> None:

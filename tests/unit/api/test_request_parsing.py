@@ -202,6 +202,7 @@ def test_a_text_that_is_refused(body: bytes, query: bytes, code: str, says: str)
 
 
 @pytest.mark.parametrize("more", ["", '; filename="page.txt"'])
-def test_a_form_may_have_a_text_in_place_of_an_image(more: str) -> None:
-    draft = read(part("text", "né\n".encode() * 40_000, more), part("model", b"m"))
+@pytest.mark.parametrize("head", [b"", b"\xef\xbb\xbf"])
+def test_a_form_may_have_a_text_in_place_of_an_image(more: str, head: bytes) -> None:
+    draft = read(part("text", head + "né\n".encode() * 40_000, more), part("model", b"m"))
     assert (draft.model, draft.text, draft.image) == ("m", "né\n".encode() * 40_000, None)
