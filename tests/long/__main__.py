@@ -66,6 +66,9 @@ RUNS: Final = {
     "outputs": LongRun("a fast model beside 100 outputs of 5 MB and 8 of 60 MB", "5 min", "benchmarks.outputs"),
     "waiting": LongRun("what a million bulk jobs cost interactive ones", "10 min", "benchmarks.waiting"),
     "bulk-soak": LongRun("a bulk job of 200,000 digits while parts are killed (--lines 200000)", "15 min", "bulk.soak"),
+    "bulk-embeddings": LongRun(
+        "20,000 texts by OpenAI's client while parts are killed (--lines 20000)", "2 min", "bulk.embeddings"
+    ),
     "bulk-bench": LongRun("SqueezeNet over 2,000 JPEGs: the limit, --local and a service", "10 min", "bulk.benchmark"),
     "bulk-long": LongRun("CPU time of an item over a long bulk run, drawn (--items 500000)", "10 min", "bulk.long_run"),
     "provider-options": LongRun(
