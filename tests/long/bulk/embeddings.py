@@ -30,6 +30,7 @@ from tests.support.waiting import wait_until
 
 TOLERANCE: Final = 1e-5
 MAX_TOKENS: Final = 128
+DIFFERENT_TEXTS: Final = 4999
 LIMIT_S: Final = 1800.0
 PATIENT: Final = {"JITNEY_LEASE_S": "5", "JITNEY_HEARTBEAT_S": "1"}
 TOML: Final = f'task = "text-embedding"\n[text]\nmax_tokens = {MAX_TOKENS}\npooling = "mean"\nnormalize = true\n'
@@ -40,6 +41,8 @@ class Reference:
 
     def __init__(self, folder: Path) -> None:
         self._session = onnxruntime.InferenceSession(folder / "1" / "model.onnx")
+        outputs = self._session.get_outputs()
+        self._output = next(each.name for each in outputs if each.type == "tensor(float)" and len(each.shape) == 3)
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(MAX_TOKENS)
@@ -51,7 +54,7 @@ class Reference:
             found = self._tokenizer.encode(text)
             values = {"input_ids": found.ids, "attention_mask": found.attention_mask, "token_type_ids": found.type_ids}
             feed = {each.name: np.array([values[each.name]], np.int64) for each in self._session.get_inputs()}
-            (tokens, *_) = self._session.run(None, feed)
+            (tokens,) = self._session.run([self._output], feed)
             mean = tokens[0].mean(axis=0)
             self._known[text] = mean / np.linalg.norm(mean)
         return self._known[text]
@@ -90,7 +93,8 @@ def worst_of(ai: Any, file_id: str | None, texts: dict[str, str], reference: Ref
 def run(count: int, interval_s: float, source: Path | None) -> bool:
     """Run it; return whether every check holds."""
     sentences = doc_sentences()
-    texts = {f"text-{at}": f"{at} {sentences[at % len(sentences)]}" for at in range(count)}
+    different = [f"{at} {sentences[at % len(sentences)]}" for at in range(DIFFERENT_TEXTS)]
+    texts = {f"text-{at}": different[at % DIFFERENT_TEXTS] for at in range(count)}
     with tempfile.TemporaryDirectory() as folder:
         reference = Reference(lay_out(Path(folder) / "models", source, sentences))
         with Service(Path(folder) / "models", env=PATIENT) as service:
