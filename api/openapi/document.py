@@ -128,7 +128,7 @@ def _header(name: str, description: str) -> dict[str, Any]:
 
 def _submit() -> dict[str, Any]:
     binary = {"schema": BINARY}
-    form = object_of({"image": BINARY, **dict.fromkeys(("text", *parsing.QUERY_FIELDS), TEXT)})
+    form = object_of({"image": BINARY, "audio": BINARY, **dict.fromkeys(("text", *parsing.QUERY_FIELDS), TEXT)})
     many = {"type": "array", "items": ref("JobRequest"), "minItems": 1}
     responses = _responses({200: "Job", 202: "Job"})
     for status in ("200", "202"):
@@ -147,7 +147,7 @@ def _submit() -> dict[str, Any]:
                 **_json({"anyOf": [ref("JobRequest"), many]}),
                 parsing.NDJSON: {"schema": TEXT},
                 "multipart/form-data": {"schema": form},
-                **dict.fromkeys(("image/*", "application/octet-stream"), binary),
+                **dict.fromkeys(("image/*", "audio/*", "application/octet-stream"), binary),
                 "text/plain": {"schema": TEXT},
             },
         },
