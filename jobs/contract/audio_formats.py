@@ -19,7 +19,7 @@ def detect_format(data: bytes) -> str | None:
         return "FLAC"
     if head.startswith(b"OggS"):
         return "OGG"
-    return "MP3" if _is_mpeg_frame(head) else None
+    return "MP3" if _is_mp3_frame(head) else None
 
 
 def tag_size(data: bytes) -> int:
@@ -33,14 +33,14 @@ def tag_size(data: bytes) -> int:
     return size + (2 * _TAG_BYTES if has_footer else _TAG_BYTES)
 
 
-def _is_mpeg_frame(head: bytes) -> bool:
-    """Return whether a frame of MPEG audio begins here: 11 bits, then a version, layer and rates that exist."""
+def _is_mp3_frame(head: bytes) -> bool:
+    """Return whether a frame of MPEG audio begins here: 11 bits, a version, the layer III, and rates that exist."""
     return (
         len(head) > 3
         and head[0] == 0xFF
         and head[1] & 0xE0 == 0xE0
         and head[1] & 0x18 != 0x08
-        and head[1] & 0x06 != 0
+        and head[1] & 0x06 == 0x02
         and head[2] & 0xF0 != 0xF0
         and head[2] & 0x0C != 0x0C
     )

@@ -21,7 +21,7 @@ _ENCODINGS: Final = {
     "WAV": (("WAV", "WAVEX"), ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")),
     "FLAC": (("FLAC",), ("PCM_S8", "PCM_16", "PCM_24")),
     "OGG": (("OGG",), ("VORBIS", "OPUS")),
-    "MP3": (("MP3",), ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")),
+    "MP3": (("MP3",), ("MPEG_LAYER_III",)),
 }
 
 

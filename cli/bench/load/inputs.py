@@ -10,7 +10,7 @@ import orjson
 
 from cli.bench.errors import CannotMeasure
 from cli.bench.load.target import BUNDLED_MODEL, Target
-from jobs.contract.image_formats import detect_format
+from jobs.contract import audio_formats, image_formats
 from jobs.contract.tensors import DATATYPES, from_numbers
 
 SAMPLES: Final = Path("samples") / BUNDLED_MODEL
@@ -18,7 +18,7 @@ RANDOM_INPUTS: Final = 8
 
 
 class Inputs(NamedTuple):
-    """Request bodies with their content types and names. `kind`: image or raw, as in the gateway."""
+    """Request bodies with their content types and names. `kind`: image, audio or raw, as in the gateway."""
 
     kind: str
     bodies: list[bytes]
@@ -33,12 +33,12 @@ class Inputs(NamedTuple):
 
 def gather_inputs(target: Target, files: Sequence[Path]) -> Inputs:
     """Return the inputs to send. Raises CannotMeasure, also for a file that does not fit the model."""
-    if "image" in target.card["kinds"]:
-        return _image_inputs(target.model, files)
+    if kind := next((kind for kind in ("image", "audio") if kind in target.card["kinds"]), None):
+        return _file_inputs(target.model, kind, files)
     size = target.card["raw_bytes"]
     if size is None:
         specs = ", ".join(f"{spec['name']} {spec['datatype']} {spec['shape']}" for spec in target.card["inputs"])
-        reason = "only models with an image or one tensor of fixed shape can be measured"
+        reason = "only models with an image, audio or one tensor of fixed shape can be measured"
         raise CannotMeasure(f"model {target.model} takes {specs}; {reason}")
     if not files:
         return _random_inputs(target.card["inputs"][0], size)
@@ -52,25 +52,27 @@ def gather_inputs(target: Target, files: Sequence[Path]) -> Inputs:
 def ndjson_jobs(target: Target, inputs: Inputs) -> list[bytes]:
     """Encode each input as a job, a line of NDJSON."""
     texts = [base64.b64encode(body).decode() for body in inputs.bodies]
-    if inputs.kind == "image":
-        return [orjson.dumps({"model": target.model, "input": {"image": text}}) for text in texts]
+    if inputs.kind != "raw":
+        return [orjson.dumps({"model": target.model, "input": {inputs.kind: text}}) for text in texts]
     spec = target.card["inputs"][0]
     header = {"datatype": spec["datatype"], "shape": spec["shape"]}
     tensors = [{spec["name"]: {**header, "b64": text}} for text in texts]
     return [orjson.dumps({"model": target.model, "input": {"tensors": tensor}}) for tensor in tensors]
 
 
-def _image_inputs(model: str, files: Sequence[Path]) -> Inputs:
+def _file_inputs(model: str, kind: str, files: Sequence[Path]) -> Inputs:
     if not files:
         files = sorted(SAMPLES.glob("*.png")) if model == BUNDLED_MODEL else []
     if not files:
         where = f", and there are no samples in {SAMPLES.resolve()}" if model == BUNDLED_MODEL else ""
-        raise CannotMeasure(f"model {model} takes images{where}: give files with --input FILE ...")
+        raise CannotMeasure(f"model {model} takes {kind} files{where}: give files with --input FILE ...")
     bodies = [_read(file) for file in files]
-    formats = [detect_format(body) for body in bodies]
+    detect = image_formats.detect_format if kind == "image" else audio_formats.detect_format
+    formats = [detect(body) for body in bodies]
     if None in formats:
-        raise CannotMeasure(f"{files[formats.index(None)]} is not an image in a supported format")
-    return Inputs("image", bodies, [f"image/{name}".lower() for name in formats], [*map(str, files)])
+        raise CannotMeasure(f"{files[formats.index(None)]} is not of a supported format; the model takes {kind} files")
+    types = [audio_formats.MEDIA_TYPES.get(str(name), f"image/{name}".lower()) for name in formats]
+    return Inputs(kind, bodies, types, [*map(str, files)])
 
 
 def _random_inputs(spec: dict[str, Any], size: int) -> Inputs:
