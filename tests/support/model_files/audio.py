@@ -9,7 +9,7 @@ import soundfile
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from tests.support.model_files.graphs import node, write
+from tests.support.model_files.graphs import Values, int64_constant, node, write
 
 RATE = 16_000
 FRAME = 160  # samples of a frame of `framed`
@@ -63,8 +63,8 @@ def framed(models_dir: Path, name: str = "framed", toml: str = "") -> Path:
         node("ReduceMean", ["frames"], ["means"], axes=[1], keepdims=1),
         node("Mul", ["means", "weights"], ["scores"]),
     ]
-    constants = {"frame": np.array([-1, FRAME], np.int64), "weights": np.array([[1, 2, 4]], np.float32)}
-    inputs, outputs = {"waveform": ["samples"]}, {"scores": ["frames", 3]}
-    write(models_dir / name / "1" / "model.onnx", nodes, inputs, outputs, constants)
+    constants: dict[str, Values] = {"frame": int64_constant(-1, FRAME), "weights": np.array([[1, 2, 4]], np.float32)}
+    path = models_dir / name / "1" / "model.onnx"
+    write(path, nodes, {"waveform": ["samples"]}, {"scores": ["frames", 3]}, constants)
     (models_dir / name / "model.toml").write_text(toml)
     return models_dir / name

@@ -83,9 +83,11 @@ def test_samples_are_those_of_the_file() -> None:
     assert prepared(steps(0.5, -0.25)).tolist() == [0.5] * 4000 + [-0.25] * 4000
     assert prepared(steps(0.5), WAVE._replace(shape=(1, -1))).shape == (1, 4000)
     half = prepared(steps(0.5), WAVE._replace(datatype="FP16"))
-    assert (half.dtype, half[0]) == (np.float16, 0.5)
+    assert half.dtype == np.float16
+    assert half[0] == 0.5
     whole = prepared(steps(0.5, -1, 32767 / 32768), WAVE._replace(datatype="INT16"))
-    assert (whole.dtype, whole[::4000].tolist()) == (np.int16, [16384, -32768, 32767])
+    assert whole.dtype == np.int16
+    assert whole[::4000].tolist() == [16384, -32768, 32767]
     assert prepared(steps(0.5, -1), scale=32768.0)[::4000].tolist() == [16384, -32768]
 
 
@@ -104,7 +106,7 @@ def test_normalized_samples_have_mean_0_and_variance_1() -> None:
 def test_a_fixed_length_is_padded_cut_or_refused() -> None:
     short, long = steps(0.5, 0.5), steps(*[0.5] * 5)
     padded = prepared(short, SECOND)
-    assert (padded[:8000].min(), padded[8000:].any(), len(padded)) == (0.5, False, RATE)
+    assert padded.tolist() == [0.5] * 8000 + [0] * 8000
     assert prepared(long, SECOND, fit="pad-or-cut").tolist() == [0.5] * RATE
     assert len(prepared(short, samples=9000)) == 9000
     for data, fit, code, message in (
