@@ -36,7 +36,7 @@ class AudioInput:
         try:
             load_libraries()
         except (ImportError, OSError) as error:  # soundfile raises OSError without libsndfile
-            reason = f'audio needs the packages soundfile and soxr: {error}; allowed: pip install "jitney[audio]"'
+            reason = f"audio needs the packages soundfile and soxr: {error}; allowed: jitney[audio], which has them"
             raise ModelError(file, "task", reason) from error
 
     def preprocess(self, data: bytes) -> tuple[dict[str, Array], dict[str, Any]]:

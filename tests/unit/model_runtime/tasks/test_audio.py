@@ -184,4 +184,4 @@ def test_without_the_libraries_the_model_is_not_served(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "model.toml: task: audio needs the packages soundfile and soxr: " in done.stdout
-    assert done.stdout.strip().endswith('allowed: pip install "jitney[audio]"')
+    assert done.stdout.strip().endswith("allowed: jitney[audio], which has them")
