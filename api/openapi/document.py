@@ -172,12 +172,12 @@ def _read_output() -> dict[str, Any]:
 
 
 def _predict() -> dict[str, Any]:
-    form = object_of({"image": BINARY, "model": TEXT}, ("image",))
+    form = object_of({"image": BINARY, "audio": BINARY, "text": TEXT, "model": TEXT})
     predictions = _any_json("labels and probabilities, best first")
     late = _content("not final in time", "application/problem+json", ref("Problem"))
     return {
         "tags": ["jobs"],
-        "summary": "Classify an image and wait for the result",
+        "summary": "Classify an image, audio or a text and wait for the result",
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
         "responses": {**_responses({}), "200": predictions, "504": late},
     }

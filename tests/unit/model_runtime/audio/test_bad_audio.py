@@ -78,6 +78,7 @@ def patched(at: int, form: str, value: int, data: bytes = WAV) -> bytes:
             None,
         ),
     ],
+    ids=["rate", "high rate", "channels", "empty", "header", "too short", "long", "NaN", "encoding", "format"],
 )
 def test_each_limit_is_named(data: bytes, code: str, message: str, limit: float | None) -> None:
     refused = refusal(data, 0.06 if code == "audio_too_long" else 60)
@@ -125,24 +126,24 @@ def test_a_stream_that_breaks_off_is_read_up_to_there(file_format: str, encoding
     assert 5 * RATE < len(samples) < 15 * RATE
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        WAV[:30],
-        patched(22, "<H", 0),
-        patched(22, "<H", 65535),
-        patched(24, "<I", 0),
-        encode(TONE, RATE, "FLAC")[:9000],
-        encode(TONE, RATE, "FLAC")[:50],
-        encode(TONE, RATE, "OGG")[:50],
-        encode(TONE, RATE, "MP3")[:50],
-        b"\xff\xfb\x90\x64" + b"\xaa" * 9000,
-        b"\xff\xfb\x90\x64" * 100_000,
-        b"ID3\x04\0\0\x7f\x7f\x7f\x7f" + bytes(100),
-    ],
-)
-def test_damaged_files_are_refused(data: bytes) -> None:
-    refused = refusal(data)
+DAMAGED = {
+    "WAV, 30 bytes": WAV[:30],
+    "WAV, no channel": patched(22, "<H", 0),
+    "WAV, 65,535 channels": patched(22, "<H", 65535),
+    "WAV, 0 Hz": patched(24, "<I", 0),
+    "FLAC, broken off": encode(TONE, RATE, "FLAC")[:9000],
+    "FLAC, 50 bytes": encode(TONE, RATE, "FLAC")[:50],
+    "OGG, 50 bytes": encode(TONE, RATE, "OGG")[:50],
+    "MP3, 50 bytes": encode(TONE, RATE, "MP3")[:50],
+    "MP3, a frame and junk": b"\xff\xfb\x90\x64" + b"\xaa" * 9000,
+    "MP3, headers only": b"\xff\xfb\x90\x64" * 100_000,
+    "ID3, longer than the file": b"ID3\x04\0\0\x7f\x7f\x7f\x7f" + bytes(100),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_files_are_refused(name: str) -> None:
+    refused = refusal(DAMAGED[name])
     assert refused.code == "invalid_audio"
     assert refused.message.endswith("data is damaged or truncated and cannot be decoded")
 

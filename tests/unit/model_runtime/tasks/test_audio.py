@@ -1,8 +1,8 @@
 """The tasks for audio: which models they fit, and the exact arrays and answers that they make."""
 
 import base64
+import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from jobs.contract.errors import Refused
+from model_runtime.audio.decode import load_libraries
 from model_runtime.model import load_model
 from model_runtime.repository.repository import ModelFolder, list_models
 from model_runtime.spec.model_toml import ModelError, ModelSpec
 from model_runtime.tasks import Task, load_task
+from model_runtime.tasks.examples import read_own_examples
 from model_runtime.tensor_spec import Array, TensorSpec
 from tests.support.model_files import audio
 from tests.support.model_files.audio import RATE, encode, sine, steps
@@ -174,14 +176,23 @@ def test_a_model_is_checked_and_measured_with_noise(tmp_path: Path, samples: int
     assert (card["kinds"], card["batchable"], card["checked"]) == (["audio"], True, True)
 
 
-def test_without_the_libraries_the_model_is_not_served(tmp_path: Path) -> None:
-    audio.statistics(tmp_path, toml='task = "audio-embedding"\n[audio]\nsample_rate = 16000')
-    code = (
-        "import sys; sys.modules['soxr'] = None\n"
-        "from pathlib import Path\nimport jitney\n"
-        f"(found,) = jitney.list_models(Path({str(tmp_path)!r}))\n"
-        "try:\n    jitney.load_model(found)\nexcept Exception as error:\n    print(error)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "model.toml: task: audio needs the packages soundfile and soxr: " in done.stdout
-    assert done.stdout.strip().endswith("allowed: jitney[audio], which has them")
+def test_without_the_libraries_the_model_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "soxr", None)  # as if it was not installed
+    load_libraries.cache_clear()
+    with pytest.raises(ModelError) as caught:
+        make()
+    assert "model.toml: task: audio needs the packages soundfile and soxr: " in str(caught.value)
+    assert str(caught.value).endswith("allowed: jitney[audio], which has them")
+
+
+def test_examples_are_audio_files(tmp_path: Path) -> None:
+    folder = audio.statistics(tmp_path, toml='task = "audio-embedding"\n[audio]\nsample_rate = 16000')
+    (folder / "examples").mkdir()
+    (folder / "examples" / "a.wav").write_bytes(steps(0.5, each=2))
+    (folder / "examples" / "b.json").write_text(json.dumps({"audio": base64.b64encode(steps(0.25, each=2)).decode()}))
+    task = make(task="audio-embedding")
+    rows = read_own_examples(folder, task, [WAVE])
+    assert [row["wave"].tolist() for row in rows] == [[0.5, 0.5], [0.25, 0.25]]
+    (folder / "examples" / "c.wav").write_text("no sound")
+    with pytest.raises(ModelError, match="is not an example of the model's input: not audio"):
+        read_own_examples(folder, task, [WAVE])
