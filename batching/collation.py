@@ -5,6 +5,8 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from batching.padding import Padding
+
 Arrays = Mapping[str, NDArray[np.generic]]
 
 
@@ -12,19 +14,28 @@ class CollationError(Exception):
     """The model's outputs do not match the batch; no output may be returned."""
 
 
-def group_of(arrays: Arrays) -> Hashable:
-    """Return the group of an item: items with equal names, types and shapes can share a batch."""
-    return tuple([(name, array.dtype.str, array.shape) for name, array in arrays.items()])
+def group_of(arrays: Arrays, padding: Padding | None = None) -> Hashable:
+    """Return the group of an item: items with equal names, types and shapes can share a batch.
+
+    With padding their lengths may differ, which stand as -1 in the group.
+    """
+    if padding is None:
+        return tuple([(name, array.dtype.str, array.shape) for name, array in arrays.items()])
+    return tuple([(name, array.dtype.str, padding.group_shape(name, array.shape)) for name, array in arrays.items()])
 
 
-def stack_items(items: Sequence[Arrays], padded_size: int = 0) -> dict[str, NDArray[np.generic]]:
+def stack_items(
+    items: Sequence[Arrays], padded_size: int = 0, padding: Padding | None = None
+) -> dict[str, NDArray[np.generic]]:
     """Stack n items of one group along a new first dimension, in order: arrays `shape` become `(n, *shape)`.
 
-    If `padded_size` exceeds n, the last item is repeated in the padding rows.
+    If `padded_size` exceeds n, the last item is repeated in the padding rows. `padding`: items of different lengths.
     """
-    if len(items) == 1 and padded_size <= 1:
-        return {name: array[np.newaxis] for name, array in items[0].items()}
     rows = [*items, *[items[-1]] * (padded_size - len(items))]
+    if padding is not None and padding.is_used:
+        return padding.stack(rows)
+    if len(rows) == 1:
+        return {name: array[np.newaxis] for name, array in items[0].items()}
     return {name: _stack([item[name] for item in rows]) for name in items[0]}
 
 

@@ -5,12 +5,14 @@ The model states its largest batch; the caller forms the batches.
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
+from math import isfinite
 from typing import Any, Final
 
 from batching import buckets
-from batching.collation import split_outputs, stack_items
+from batching.collation import group_of, split_outputs, stack_items
+from batching.padding import Padding
 from jobs.contract.errors import Refused
 from jobs.contract.tensors import size_bytes
 from model_runtime.engine.onnx_engine import OnnxEngine, RunFailed, Stop
@@ -20,13 +22,16 @@ from model_runtime.output_encoding import encode_output
 from model_runtime.profiling import batch_consistency, profile_store
 from model_runtime.profiling.batch_cap import (
     MAX_MEASURED_BATCH,
+    LengthCosts,
     MeasuredModel,
     Profile,
+    length_costs,
     measure_profile,
     sizes_up_to,
     zero_batch,
 )
 from model_runtime.profiling.measuring_lock import measuring_alone
+from model_runtime.profiling.padding_check import decide_padding, measured_row
 from model_runtime.profiling.profile_store import StoredProfile
 from model_runtime.repository.repository import ModelFolder, with_version_spec
 from model_runtime.spec.model_toml import ModelError
@@ -47,14 +52,26 @@ class Model:
 
     `max_batch`: the configured batch cap, or else the measured one; 1 if the model is not batchable.
     `has_custom_task`, `runs_custom_code` (a custom task or engine): user code must not run on an event loop.
-    `offload`: preprocess in a thread. `is_journaled_singly`: preprocessing is slow, so the in-flight journal gets each
-    item by itself instead of all items that are preprocessed together.
+    `offload`: preprocess in a thread, unless the inputs have together at most `inline_bytes`. `is_journaled_singly`:
+    preprocessing is slow, so the in-flight journal gets each item by itself instead of all that are preprocessed
+    together.
     `stacks_rows`: the outputs of a job's rows are postprocessed together, stacked along a first dimension.
     `row_group`: the batching group of all items, None if each item has its own.
+    `padding`: how items of different lengths run together; None: items have no length. `run_cost`, `max_batch_cost`:
+    limits of its batches (batching/batcher.py).
     `largest_warm_batch`: the largest batch size that `warm_up` has prepared, 0 if none.
     """
 
-    def __init__(self, folder: ModelFolder, engine: AnyEngine, task: Task, profile: Profile) -> None:
+    def __init__(
+        self,
+        folder: ModelFolder,
+        engine: AnyEngine,
+        task: Task,
+        profile: Profile,
+        *,
+        padding: Padding | None = None,
+        costs: LengthCosts | None = None,
+    ) -> None:
         self.name = folder.name
         self.version = folder.version
         self.spec = folder.spec
@@ -66,9 +83,14 @@ class Model:
         self.has_custom_task = is_custom(folder.spec.task)
         self.runs_custom_code = self.has_custom_task or folder.spec.engine is not None
         self.offload = task.offload or self.has_custom_task
+        self.inline_bytes = 0 if self.runs_custom_code else task.inline_bytes
         self.is_journaled_singly = bool(task.offload)
         self.row_group = None if self.has_custom_task else task.row_group
         self.inputs = engine.inputs
+        self.padding, costs = padding, costs or LengthCosts()
+        self.run_cost = costs.run_cost if padding and padding.is_used else None
+        max_cost = (folder.spec.max_batch_cost or costs.max_cost) if padding and engine.batchable else None
+        self.max_batch_cost = float("inf") if max_cost is None else max_cost
         self._engine = engine
         self._task = task
         self._profile, self._onnx = profile, folder.onnx
@@ -93,6 +115,16 @@ class Model:
         if self._max_rows is None:
             raise Refused("invalid_input", f"model {self.name} takes no inputs of several rows")
         return self._task.preprocess_rows(kind, data, parameters, rows)
+
+    def group_of(self, arrays: Mapping[str, Array]) -> tuple[Hashable, float]:
+        """Return the batching group of an item, and its cost. Raises Refused if its arrays contradict each other."""
+        if self.padding is None:
+            return self.row_group or group_of(arrays), 1.0
+        try:
+            length = self.padding.length_of(arrays)
+        except ValueError as error:
+            raise Refused("invalid_input", str(error)) from error
+        return group_of(arrays, self.padding), float(self.padding.padded_length(length))
 
     def _check_kind(self, kind: str) -> None:
         if kind not in self._kinds:
@@ -143,14 +175,18 @@ class Model:
         """
         return encode_output(self.postprocess(outputs, parameters), self.spec.max_output_bytes, chunk_bytes)
 
-    def encode_batch(self, outputs: Mapping[str, Array], chunk_bytes: int) -> list[bytes] | None:
-        """Return the JSON of each row of a batch, as `encode` without parameters returns it in one chunk.
+    def encode_batch(
+        self, outputs: Mapping[str, Array], parameters: Sequence[Mapping[str, Any]], chunk_bytes: int
+    ) -> list[bytes] | None:
+        """Return the JSON of each row of a batch, as `encode` returns it in one chunk. Outputs may have padding.
 
         None: the rows must be encoded one by one, because they are large, or because of an error, which may concern one
         of them only. Not for custom tasks.
         """
+        if self.padding is not None and self.padding.outputs and not self._task.encodes_padded:
+            return None
         try:
-            bodies = self._task.encode_batch(outputs)
+            bodies = self._task.encode_batch(outputs, parameters)
         except Exception:  # noqa: BLE001 (it is met again in the row that it concerns)
             return None
         most = min(self.spec.max_output_bytes, chunk_bytes)
@@ -187,6 +223,7 @@ class Model:
             "outputs": [tensor_spec.card() for tensor_spec in self._engine.outputs],
             "max_batch": self.max_batch,
             "buckets": list(self.buckets),
+            "lengths": self._lengths_card(),
             "run_ms": {str(size): ms for size, ms in self._profile.run_ms.items()},
             "profiles": [profile.as_json() for profile in self._profile.stored],
             "batchable": self._engine.batchable,
@@ -208,6 +245,15 @@ class Model:
             "labels": self._labels,
         }
 
+    def _lengths_card(self) -> dict[str, Any] | None:
+        """Return how items of different lengths are batched; None if they have no length."""
+        if self.padding is None:
+            return None
+        max_cost = round(self.max_batch_cost) if isfinite(self.max_batch_cost) else None
+        run_cost = None if self.run_cost is None else round(self.run_cost, 1)
+        multiple = self.padding.multiple if self.padding.is_used else None
+        return {"padded_to_multiple": multiple, "run_cost": run_cost, "max_batch_cost": max_cost}
+
     def _raw_bytes(self) -> int | None:
         """Return the size in bytes of an `application/octet-stream` body, or None if the model does not accept one."""
         tensor_spec = self._engine.inputs[0]
@@ -226,12 +272,14 @@ def load_model(folder: ModelFolder, hardware: Hardware | None = None) -> Model:
         _check_text(folder, engine, task, facts)
     if engine.batchable:
         _decide_batching(folder, engine, task, facts)
-    if isinstance(task, TextTask):
-        _decide_padding(folder, engine, task)
+    padding = decide_padding(folder, engine, task)
     stored = _read_profiles(folder)
     matching = profile_store.find_profile(stored, engine.provider, engine.device, engine.runtime)
-    profile = _choose_profile(folder, engine, matching)._replace(stored=stored)
-    model = Model(folder, engine, task, profile)
+    if padding is None or not engine.batchable:
+        profile, costs = _choose_profile(folder, engine, matching), None
+    else:
+        profile, costs = _measure_lengths(folder, engine, task, padding, matching)
+    model = Model(folder, engine, task, profile._replace(stored=stored), padding=padding, costs=costs)
     model.warm_up()
     model.load_ms = (time.perf_counter() - started) * 1000
     return model
@@ -249,16 +297,6 @@ def _check_text(folder: ModelFolder, engine: AnyEngine, task: TextTask, facts: G
         task.check_fit(partial(_run_row, engine), facts.heights.get(IDS, 0))
     except RunFailed as error:
         raise ModelError(folder.onnx, None, f"the device was lost while the tokenizer was checked: {error}") from error
-
-
-def _decide_padding(folder: ModelFolder, engine: AnyEngine, task: TextTask) -> None:
-    tolerance = batch_consistency.tolerance_of([*engine.inputs, *engine.outputs], engine.provider)
-    note = task.decide_padding(
-        partial(_run_row, engine), folder.spec.max_drift or tolerance, batchable=engine.batchable
-    )
-    if note:
-        engine.batch_note = "; ".join(filter(None, [engine.batch_note, note]))
-        log.warning("model %s: %s", folder.name, note)
 
 
 def _run_row(engine: AnyEngine, row: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -313,9 +351,25 @@ def _choose_profile(folder: ModelFolder, engine: AnyEngine, stored: StoredProfil
         return Profile(folder.spec.max_batch or stored.cap, run_ms)
     if folder.spec.max_batch is not None:
         return Profile(folder.spec.max_batch, {})
+    return _measure(folder, engine)
+
+
+def _measure_lengths(
+    folder: ModelFolder, engine: AnyEngine, task: Task, padding: Padding, stored: StoredProfile | None
+) -> tuple[Profile, LengthCosts]:
+    """Return the profile of a model whose items differ in length, and its costs, which are always measured."""
+    row = measured_row(engine, task, padding)
+    measured = _measure(folder, engine, [row] if row else ())
+    costs = length_costs(measured, padding.length_of(row)) if row else LengthCosts()
+    if stored is not None or folder.spec.max_batch is not None:
+        return _choose_profile(folder, engine, stored), costs
+    return measured if costs.max_cost is None else measured._replace(cap=MAX_MEASURED_BATCH), costs
+
+
+def _measure(folder: ModelFolder, engine: AnyEngine, examples: Sequence[Mapping[str, Array]] = ()) -> Profile:
     spent = time.process_time if engine.provider == "cpu" else None
     with measuring_alone():
-        profile = measure_profile(MeasuredModel(engine.inputs, engine.run, spent=spent))
+        profile = measure_profile(MeasuredModel(engine.inputs, engine.run, spent=spent, examples=examples))
     if isinstance(profile.error, RunFailed) and profile.error.fault == "device":  # else the first jobs would fail
         raise ModelError(folder.onnx, None, f"the device was lost while batch sizes were measured: {profile.error}")
     if profile.error is not None:

@@ -1,4 +1,4 @@
-"""Find the batch axis of each tensor, move rows to it and back in each run, and add inputs with constant values.
+"""Find the batch axis of each tensor, move rows to it and back in each run, and add inputs that items do not have.
 
 The axis is what `model.toml` says, or else what the declared dimensions suggest. Callers stack items along
 a first dimension. Here that dimension is moved to where a model has its batch, and back.
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from batching.padding import FilledInput, PaddedInput, Padding
 from model_runtime.spec.model_toml import ModelError
 from model_runtime.spec.tensors import InputSpec, OutputSpec, TensorKeys
 from model_runtime.tensor_spec import DTYPES, Array, TensorSpec
@@ -22,17 +23,26 @@ class BatchAxes(NamedTuple):
     """The batch axes of the inputs that items have, and of the outputs that are answered.
 
     `constants`: the values and batch axes of inputs that items do not have. `written`: tensors whose axis is in
-    `model.toml`.
+    `model.toml`. `padding`: what `model.toml` says of items of different lengths, None if it says nothing.
     """
 
     inputs: Axes
     outputs: Axes
     constants: Mapping[str, tuple[Array, int | None]] = {}
     written: frozenset[str] = frozenset()
+    padding: Padding | None = None
 
     def arrange_inputs(self, arrays: Mapping[str, Array], rows: int) -> dict[str, Array]:
-        """Return what the runtime takes for rows stacked along the first dimension."""
-        feed = {name: _from_first(array, self.inputs[name]) for name, array in arrays.items()}
+        """Return what the runtime takes for rows stacked along the first dimension.
+
+        Inputs that are filled from lengths are added unless they are there; without them nothing is padding.
+        """
+        feed = {name: _from_first(array, self.inputs[name]) for name, array in arrays.items() if name in self.inputs}
+        if self.padding is not None:
+            name, padded = next(iter(self.padding.inputs.items()))
+            length = arrays[name].shape[1 + padded.axis]
+            for name, filled in self.padding.filled.items():
+                feed[name] = arrays[name] if name in arrays else filled.make([length] * rows, length)
         for name, (value, axis) in self.constants.items():
             feed[name] = value if axis is None else np.repeat(value, rows, axis)
         # Views of a frame may be unaligned, which the runtime does not support officially.
@@ -68,15 +78,76 @@ def resolve_axes(
         for tensor_spec in inputs
         if tensor_spec.name in keys.inputs and keys.inputs[tensor_spec.name].value is not None
     }
-    if len(constants) == len(inputs) > 0:
+    padding = _written_padding(
+        keys,
+        inputs,
+        outputs,
+        {name: found.axis for name, found in in_axes.items()},
+        {name: found.axis for name, found in out_axes.items()},
+    )
+    filled = padding.filled if padding else {}
+    if len(constants) + len(filled) == len(inputs) > 0:
         raise ModelError(keys.file, "inputs", "every input has a value; allowed: at least one input that jobs send")
     if not outputs:
         raise ModelError(keys.file, "outputs", "no output is answered; allowed: at least one")
     return BatchAxes(
-        {name: found.axis for name, found in in_axes.items() if name not in constants},
+        {name: found.axis for name, found in in_axes.items() if name not in constants and name not in filled},
         {name: out_axes[name].axis for name in keys.answered(list(out_axes))},
         constants,
         frozenset(name for name, found in (*in_axes.items(), *out_axes.items()) if found.is_written),
+        padding,
+    )
+
+
+def _written_padding(
+    keys: TensorKeys, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], in_axes: Axes, out_axes: Axes
+) -> Padding | None:
+    """Return the padding that the keys describe, None without a `pad_axis`. Raises ModelError."""
+    for name, key in keys.inputs.items():
+        if key.pad_axis is not None and key.fill is not None:
+            raise ModelError(keys.file, f"inputs.{name}", "has pad_axis and fill; allowed: one of them")
+    padded = {
+        each.name: PaddedInput(_row_axis(keys, "inputs", each, own.pad_axis, in_axes), own.pad_value)
+        for each in inputs
+        if (own := keys.inputs.get(each.name)) is not None and own.pad_axis is not None
+    }
+    cut = {
+        each.name: _row_axis(keys, "outputs", each, asked.pad_axis, out_axes)
+        for each in outputs
+        if (asked := keys.outputs.get(each.name)) is not None and asked.pad_axis is not None
+    }
+    filled = {
+        each.name: _filled(keys, each, in_axes[each.name])
+        for each in inputs
+        if each.name in keys.inputs and keys.inputs[each.name].fill is not None
+    }
+    if padded:
+        return Padding(padded, cut, filled)
+    if cut or filled:
+        table, name = ("outputs", next(iter(cut))) if cut else ("inputs", next(iter(filled)))
+        raise ModelError(keys.file, f"{table}.{name}", "no input has a pad_axis; allowed: with [inputs.NAME] pad_axis")
+    return None
+
+
+def _row_axis(keys: TensorKeys, table: str, spec: TensorSpec, axis: int, axes: Axes) -> int:
+    """Return the dimension of a row for a dimension of the model's tensor."""
+    batch, free = axes[spec.name], [at for at, side in enumerate(spec.shape) if side == -1 and at != axes[spec.name]]
+    if axis not in free:
+        key = f"{table}.{spec.name}.pad_axis"
+        allowed = " or ".join(map(str, free)) or "no axis, as it has no other free dimension"
+        raise ModelError(keys.file, key, f"{axis}, but the shape is {list(spec.shape)}; allowed: {allowed}")
+    return axis - (batch is not None and batch < axis)
+
+
+def _filled(keys: TensorKeys, spec: TensorSpec, axis: int | None) -> FilledInput:
+    fill, shape = keys.inputs[spec.name].fill, without(spec.shape, axis)
+    if fill == "mask" and axis == 0 and shape == (-1,):
+        return FilledInput("mask", DTYPES[spec.datatype])
+    if fill == "length" and axis == 0 and shape in {(), (1,)}:
+        return FilledInput("length", DTYPES[spec.datatype], shape)
+    allowed = "[batch, length]" if fill == "mask" else "[batch] or [batch, 1]"
+    raise ModelError(
+        keys.file, f"inputs.{spec.name}.fill", f'"{fill}", but its shape is {list(spec.shape)}; allowed: {allowed}'
     )
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from batching.padding import Padding
 from model_runtime.cpus import usable_cpus
 from model_runtime.engine.batch_axes import BatchAxes, resolve_axes
 from model_runtime.engine.batchability import Batchability, OutOfMemory, probe_batchability
@@ -101,6 +102,11 @@ class OnnxEngine:
     def batch_axes(self) -> Mapping[str, int]:
         """Return the batch dimension of each input that has one."""
         return {name: axis for name, axis in self._axes.inputs.items() if axis is not None}
+
+    @property
+    def written_padding(self) -> Padding | None:
+        """Return the padding that model.toml describes."""
+        return self._axes.padding
 
     def disable_batching(self, why: str) -> None:
         """Run one row at a time from now on, because rows affect each other."""

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from batching.collation import stack_items
 from model_runtime.profiling.profile_store import Latency, StoredProfile
 from model_runtime.tensor_spec import Array, TensorSpec
@@ -18,6 +20,10 @@ COST_TOLERANCE: Final = 0.95  # a size is good if the lowest cost per row is at 
 MAX_SHARED_RUN_S: Final = 0.05
 ROUNDS: Final = 6
 BUDGET_S: Final = 2.0
+UNMEASURED_RUN_COST: Final = 16.0  # of a model whose runs could not be timed
+MAX_LENGTHS_RUN_S: Final = 0.1  # of a batch of items of different lengths
+OUTSIDE_RUN_MS: Final = 0.75  # what a batch costs in worker, gateway and Redis beside the run (docs/performance.md)
+MAX_RUN_COST: Final = 65_536.0
 # Of a profile that an operator asks for:
 MAX_RUN_S: Final = 2.0  # stop at the first size whose run takes longer
 MIN_RUNS: Final = 5
@@ -29,6 +35,7 @@ Clock = Callable[[], float]
 class Profile(NamedTuple):
     """`cap`: the largest batch. `run_ms`: the shortest run time by batch size, empty if none was measured.
 
+    `cost_ms`: the lowest cost of such a run, CPU time on a CPU.
     `error`: the failure that ended the measurement, if any.
     `stored`: the profiles that `jitney models profile` wrote, for this device and others.
     `measured`: the batch sizes that were run for this profile in this process.
@@ -39,6 +46,7 @@ class Profile(NamedTuple):
     error: Exception | None = None
     stored: Sequence[StoredProfile] = ()
     measured: Collection[int] = ()
+    cost_ms: Mapping[int, float] = {}
 
 
 class RunTimes(NamedTuple):
@@ -82,9 +90,10 @@ def measure_profile(model: MeasuredModel, largest: int = MAX_MEASURED_BATCH) -> 
     """Measure batches of 1, 2, 4, … rows until a larger one brings no gain, and choose the cap.
 
     On a CPU the cost is CPU time, which other work on the machine changes much less than wall time.
-    A model with free dimensions, or that cannot run on zeros, is not measured: its cap is half of `largest`.
+    A model with free dimensions and no examples, or that cannot run on zeros, is not measured: its cap is half of
+    `largest`.
     """
-    if not all(tensor_spec.is_fixed for tensor_spec in model.inputs):
+    if not model.examples and not all(tensor_spec.is_fixed for tensor_spec in model.inputs):
         return Profile(max(1, largest // 2), {})
     known: dict[int, RunTimes] = {}
     failure: Exception | None = None
@@ -103,7 +112,8 @@ def measure_profile(model: MeasuredModel, largest: int = MAX_MEASURED_BATCH) -> 
         return Profile(max(1, largest // 2), {}, failure)
     _remeasure(model, known, started + BUDGET_S)
     run_ms = {rows: round(times.run_s * 1000, 4) for rows, times in known.items()}
-    return Profile(choose_cap(known), run_ms, failure, measured=run_ms.keys())
+    cost_ms = {rows: times.cost_s * 1000 for rows, times in known.items()}
+    return Profile(choose_cap(known), run_ms, failure, measured=run_ms.keys(), cost_ms=cost_ms)
 
 
 def choose_cap(known: Mapping[int, RunTimes]) -> int:
@@ -111,6 +121,40 @@ def choose_cap(known: Mapping[int, RunTimes]) -> int:
     enough = lowest_cost(known) / COST_TOLERANCE
     good = [rows for rows, times in known.items() if times.cost_s / rows <= enough]
     return max([rows for rows in good if known[rows].run_s <= MAX_SHARED_RUN_S], default=min(good))
+
+
+class LengthCosts(NamedTuple):
+    """Costs of a model whose items differ in length, in its unit of length (batching/length_grouping.py).
+
+    `run_cost`: the fixed cost of a run. `max_cost`: the most of a batch, None: any.
+    """
+
+    run_cost: float = UNMEASURED_RUN_COST
+    max_cost: float | None = None
+
+
+def length_costs(profile: Profile, length: int) -> LengthCosts:
+    """Return the costs from the profile of batches whose items have this length.
+
+    A run of n items is taken to cost a + b · n · length; to a is added what a batch costs outside the run. A batch is
+    limited to what runs in MAX_LENGTHS_RUN_S, or to the cap if that is more.
+    """
+    if len(profile.run_ms) < 2:
+        return LengthCosts()
+    fixed, per_unit = _fit_line({size * length: cost for size, cost in profile.cost_ms.items()})
+    _, run_ms_per_unit = _fit_line({size * length: run_ms for size, run_ms in profile.run_ms.items()})
+    if per_unit <= 0 or run_ms_per_unit <= 0:  # all sizes cost the same
+        return LengthCosts(run_cost=MAX_RUN_COST)
+    run_cost = min(max((fixed + OUTSIDE_RUN_MS) / per_unit, 0.0), MAX_RUN_COST)
+    return LengthCosts(run_cost, max(profile.cap * length, MAX_LENGTHS_RUN_S * 1000 / run_ms_per_unit))
+
+
+def _fit_line(values: Mapping[float, float]) -> tuple[float, float]:
+    """Return the value at 0 and the slope of the line with the smallest relative errors."""
+    at, expected = np.array([*values], np.float64), np.array([*values.values()], np.float64)
+    equations = np.stack([1 / expected, at / expected], axis=1)
+    start, slope = np.linalg.lstsq(equations, np.ones(len(at)), rcond=None)[0].tolist()
+    return start, slope
 
 
 def lowest_cost(known: Mapping[int, RunTimes]) -> float:

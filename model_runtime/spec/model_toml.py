@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from model_runtime.spec.audio import AudioSpec
 from model_runtime.spec.image import ImageSpec
-from model_runtime.spec.tensors import AXIS_ALLOWED, Axis, InputSpec, OutputSpec, read_outputs
+from model_runtime.spec.tensors import AXIS_ALLOWED, Axis, InputSpec, OutputSpec, PaddingSpec, read_outputs
 from model_runtime.spec.text import TEXT_TASKS, TextSpec
 
 __all__ = ["AudioSpec", "ClassificationSpec", "ImageSpec", "ModelError", "ModelSpec", "RetrySpec", "read_spec"]
@@ -170,6 +170,13 @@ class ModelSpec(_Section):
         allow_inf_nan=False,
         description="a share of an output's largest number, above 0 and up to 1, by which batching may change it",
     )
+    max_batch_cost: int | None = Field(
+        None,
+        ge=1,
+        le=1 << 30,
+        description="the most tokens, or values along pad_axis, of one batch, padding included; if omitted, it is "
+        "measured",
+    )
     max_wait_ms: float = Field(0.0, ge=0, le=60_000, allow_inf_nan=False, description="milliseconds from 0 to 60000")
     deadline_ms: int | None = Field(
         None, ge=1, le=604_800_000, description="a whole number of milliseconds from 1 to 604800000 (7 days)"
@@ -183,6 +190,7 @@ class ModelSpec(_Section):
     outputs: Annotated[dict[str, OutputSpec], BeforeValidator(read_outputs)] = Field(
         {}, description="names of the outputs to answer, or tables such as [outputs.NAME] with batch_axis or answer"
     )
+    padding: PaddingSpec = Field(default_factory=PaddingSpec, description="a table of keys under [padding]")
     retry: RetrySpec = Field(default_factory=RetrySpec, description="a table of keys under [retry]")
     cuda: CudaSpec = Field(default_factory=CudaSpec, description="a table of keys under [cuda]")
     tensorrt: TensorrtSpec = Field(default_factory=TensorrtSpec, description="a table of keys under [tensorrt]")

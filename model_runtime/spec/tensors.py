@@ -1,4 +1,4 @@
-"""Define the keys of `model.toml` for inputs and outputs: batch axis, constant values, outputs to answer."""
+"""Define the keys of `model.toml` for inputs and outputs: axes, padding, constant values, outputs to answer."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -27,8 +27,18 @@ def _constant(value: Any) -> Any:
     raise ValueError
 
 
+def _pad_axis(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_AXIS:
+        return value
+    raise ValueError
+
+
+PAD_AXIS_ALLOWED: Final = f"0 (the first dimension) to {MAX_AXIS}, but not the batch axis"
+PadAxis = Annotated[int | None, BeforeValidator(_pad_axis)]
+
+
 class InputSpec(BaseModel):
-    """`[inputs.NAME]`: the batch axis of an input, or its constant value."""
+    """`[inputs.NAME]`: the batch axis of an input, its padding, or what it is filled with."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -37,16 +47,41 @@ class InputSpec(BaseModel):
         None,
         description="a number, true or false, a text, or a list of them: the worker feeds it, jobs do not send it",
     )
+    pad_axis: PadAxis = Field(None, description=f"{PAD_AXIS_ALLOWED}: items may differ in its size, and are padded")
+    pad_value: float = Field(0, allow_inf_nan=False, description="a number that padding is filled with")
+    fill: Literal["mask", "length"] | None = Field(
+        None,
+        description="mask (1 for content, 0 for padding), length (of each item): the worker feeds it, jobs do not",
+    )
 
 
 class OutputSpec(BaseModel):
-    """`[outputs.NAME]`: the batch axis of an output, and whether answers have it."""
+    """`[outputs.NAME]`: the batch axis of an output, whether answers have it, and where padding is cut off."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     batch_axis: Axis = Field(None, description=AXIS_ALLOWED)
     answer: bool | None = Field(
         None, description="true (only such outputs are computed and answered), false (all others are)"
+    )
+    pad_axis: PadAxis = Field(None, description=f"{PAD_AXIS_ALLOWED}: answers are cut to the item's length along it")
+
+
+class PaddingSpec(BaseModel):
+    """`[padding]`: whether items of different lengths are padded to run together, and to which lengths."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    enabled: bool | None = Field(
+        None,
+        description="true, false (only items of one length run together); if omitted, true where it is known how",
+    )
+    multiple: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="a whole number from 1 to 1024: lengths are padded to a multiple of it; if omitted, 1 on a CPU and "
+        "8 on a GPU, which selects kernels for each shape",
     )
 
 

@@ -44,9 +44,6 @@ class TextSpec(BaseModel):
     max_tokens: int | None = Field(
         None, ge=1, le=MAX_TOKENS, description=f"a whole number of tokens from 1 to {MAX_TOKENS}"
     )
-    pad_to_multiple: int | None = Field(
-        None, ge=1, le=1024, description="a whole number from 1 (texts are not padded) to 1024"
-    )
     output: str | None = Field(None, description="the name of an output; if omitted, the first of floats")
     pooling: Pooling | None = Field(None, description="mean (of all tokens), cls (the first token), last (token)")
     normalize: bool | None = Field(None, description="true (scale to length 1), false (leave as the model returns it)")

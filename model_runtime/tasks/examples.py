@@ -101,6 +101,15 @@ def read_own_examples(folder: Path, task: Task, inputs: Sequence[TensorSpec], co
 
     Raises ModelError for a bad file.
     """
+    rows = read_own_rows(folder, task, inputs, count)
+    if not rows:
+        return list(task.make_rows(min(count, MADE_ROWS)))
+    shapes = [[array.shape for array in row.values()] for row in rows]
+    return [row for row, shape in zip(rows, shapes, strict=True) if shape == shapes[0]][:count]
+
+
+def read_own_rows(folder: Path, task: Task, inputs: Sequence[TensorSpec], count: int = MAX_EXAMPLES) -> list[Row]:
+    """Return `count` rows or a few more of the model's examples, of any shapes. Raises ModelError for a bad file."""
     rows: list[Row] = []
     for path in example_files(folder / EXAMPLES_FOLDER):
         if len(rows) >= count:
@@ -112,10 +121,7 @@ def read_own_examples(folder: Path, task: Task, inputs: Sequence[TensorSpec], co
             raise
         except Exception as error:  # files and custom tasks may raise anything
             raise ModelError(path, None, f"is not an example of the model's input: {error}") from error
-    if not rows:
-        return list(task.make_rows(min(count, MADE_ROWS)))
-    shapes = [[array.shape for array in row.values()] for row in rows]
-    return [row for row, shape in zip(rows, shapes, strict=True) if shape == shapes[0]][:count]
+    return rows
 
 
 def _json_examples(data: bytes, task: Task) -> list[Example]:

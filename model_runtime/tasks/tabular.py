@@ -119,8 +119,10 @@ class TabularTask(Task):
             answer["probabilities"] = numbers if self._labels is None else dict(zip(self._labels, numbers, strict=True))
         return answer
 
-    def encode_batch(self, outputs: Mapping[str, Array]) -> list[bytes] | None:
-        """Return the JSON of each row of a batch."""
+    def encode_batch(self, outputs: Mapping[str, Array], parameters: Sequence[Mapping[str, Any]]) -> list[bytes] | None:
+        """Return the JSON of each row of a batch; None if some have parameters."""
+        if any(parameters):
+            return None
         count = len(outputs[self.outputs[0].name])
         rows = ({name: array[at, ...] for name, array in outputs.items()} for at in range(count))
         return [orjson.dumps(self.postprocess(row, {}), _to_list, orjson.OPT_SERIALIZE_NUMPY) for row in rows]

@@ -8,6 +8,7 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+from batching.padding import Padding
 from jobs.contract.errors import Refused
 from jobs.contract.json_reader import describe_value
 from model_runtime.spec.model_toml import ModelSpec
@@ -34,25 +35,31 @@ class Task(ABC):
                    the JSON of that value; for others they are the JSON of the object with the field
     `offload`      True: `preprocess` uses enough CPU time to run in a thread; False: it only maps bytes. Custom tasks
                    always run in threads
+    `inline_bytes`  inputs of together at most this size are preprocessed on the event loop, although `offload` is True
     `takes_rows`   True: an input may have several rows, which `preprocess_rows` splits
     `stacks_rows`  True: `postprocess` is called once for all rows, whose outputs are stacked along a new first
                    dimension; False: once for each row, and the job's output is {"rows": [...]}
     `returns_arrays`  True: `postprocess` passes the model's arrays on, so that its output is as large as they are
+    `encodes_padded`  True: `encode_batch` takes outputs that are not cut to the items' lengths
     `label_count`  the number of labels; None if it does not apply
     `row_shapes`   the shapes that `preprocess` makes, by input name, where all items have the same: the model is
                    measured and warmed up with them, if its own dimensions are free
     `row_group`    the group of all items, if built-in code makes them all alike (batching/collation.py)
+    `padding`      how a built-in task's items of different lengths are padded; None: as `model.toml` says
     """
 
     kinds: frozenset[str] = frozenset()
     input_fields: Sequence[str] = ("json",)
     offload: ClassVar[bool] = True
+    inline_bytes: ClassVar[int] = 0
     takes_rows: ClassVar[bool] = False
     stacks_rows: ClassVar[bool] = False
     returns_arrays: ClassVar[bool] = False
+    encodes_padded: ClassVar[bool] = False
     label_count: int | None = None
     row_shapes: Mapping[str, tuple[int, ...]] = {}
     row_group: Hashable = None
+    padding: Padding | None = None
 
     def __init__(
         self, spec: ModelSpec, folder: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
@@ -87,6 +94,10 @@ class Task(ABC):
         """
         return ()
 
+    def make_rows_of(self, lengths: Sequence[int]) -> Sequence[dict[str, Array]]:  # noqa: ARG002 (for built-in tasks)
+        """Return a row of each of these lengths. Empty: random numbers suit the model."""
+        return ()
+
     @abstractmethod
     def postprocess(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Convert one item's outputs, without the batch dimension, to JSON-able data: the job's `output`.
@@ -94,10 +105,14 @@ class Task(ABC):
         It may have numpy arrays; they become lists.
         """
 
-    def encode_batch(self, outputs: Mapping[str, Array]) -> list[bytes] | None:  # noqa: ARG002 (for built-in tasks)
-        """Return the JSON of each row of a batch, the same as from `postprocess` without parameters.
+    def encode_batch(
+        self,
+        outputs: Mapping[str, Array],  # noqa: ARG002 (for built-in tasks)
+        parameters: Sequence[Mapping[str, Any]],  # noqa: ARG002
+    ) -> list[bytes] | None:
+        """Return the JSON of each row of a batch, the same as from `postprocess` with the row's parameters.
 
-        None: rows are encoded one by one.
+        None: rows are encoded one by one. With `encodes_padded` the outputs may have padding.
         """
         return None
 

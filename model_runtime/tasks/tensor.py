@@ -87,8 +87,10 @@ class TensorTask(Task):
         is_base64 = read_encoding(parameters, _ENCODINGS) == "base64"
         return {"tensors": {spec.name: _show(spec, outputs[spec.name], is_base64=is_base64) for spec in self.outputs}}
 
-    def encode_batch(self, outputs: Mapping[str, Array]) -> list[bytes] | None:
-        """Return the JSON of each row of a batch; None if the rows are large."""
+    def encode_batch(self, outputs: Mapping[str, Array], parameters: Sequence[Mapping[str, Any]]) -> list[bytes] | None:
+        """Return the JSON of each row of a batch; None if the rows are large, or have parameters."""
+        if any(parameters):
+            return None
         arrays = [outputs[spec.name] for spec in self.outputs]
         if sum(array[0, ...].size for array in arrays) > MAX_ROW_VALUES:
             return None

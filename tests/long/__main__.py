@@ -59,10 +59,16 @@ RUNS: Final = {
     "beside": LongRun("a fast model beside a slow one, by number of workers and runs", "3 min", "benchmarks.beside"),
     "caps": LongRun("batch caps that workers choose, beside the best of a sweep", "10 min", "benchmarks.caps"),
     "flat": LongRun("memory of models through batches of random sizes (--batches 10000)", "10 min", "benchmarks.flat"),
+    "lengths": LongRun(
+        "texts that are padded to run together, beside batches of one length", "2 min", "benchmarks.lengths"
+    ),
     "memory": LongRun("memory of all parts over a million jobs", "10 min", "benchmarks.memory"),
     "outputs": LongRun("a fast model beside 100 outputs of 5 MB and 8 of 60 MB", "5 min", "benchmarks.outputs"),
     "waiting": LongRun("what a million bulk jobs cost interactive ones", "10 min", "benchmarks.waiting"),
     "bulk-soak": LongRun("a bulk job of 200,000 digits while parts are killed (--lines 200000)", "15 min", "bulk.soak"),
+    "bulk-embeddings": LongRun(
+        "20,000 texts by OpenAI's client while parts are killed (--lines 20000)", "2 min", "bulk.embeddings"
+    ),
     "bulk-bench": LongRun("SqueezeNet over 2,000 JPEGs: the limit, --local and a service", "10 min", "bulk.benchmark"),
     "bulk-long": LongRun("CPU time of an item over a long bulk run, drawn (--items 500000)", "10 min", "bulk.long_run"),
     "provider-options": LongRun(

@@ -99,7 +99,8 @@ class BatchRun:
         started = time.monotonic()
         try:
             padded_size = self._padded_size(items)
-            rows = self._model.run(stack_items([item.arrays for item in items], padded_size), self.stop)
+            stacked = stack_items([item.arrays for item in items], padded_size, self._model.padding)
+            rows = self._model.run(stacked, self.stop)
             check_row_count(rows, len(items), padded_size)
         except Exception as error:  # noqa: BLE001 (a runtime may raise any Exception)
             return self._classify(items, error)
@@ -108,30 +109,49 @@ class BatchRun:
         self.batches.append((size, infer_ms))
         waits_ms = [max(0.0, started_ms - item.claimed_at * 1000 - item.decode_ms) for item in items]
         if bodies := self._encode_together(items, rows, padded_size):
-            return [
-                CompletedItem(item, item.outcome(State.SUCCEEDED, body, wait_ms, infer_ms, size))
+            ends = [
+                self._end_encoded(RunOutput(item, {}, wait_ms, infer_ms, size), body, started_ms)
                 for item, body, wait_ms in zip(items, bodies, waits_ms, strict=True)
             ]
+            return [end for end in ends if end is not None]
+        outputs = self._split(items, rows, padded_size)
         ran = [
             RunOutput(item, output, wait_ms, infer_ms, size)
-            for item, output, wait_ms in zip(items, split_outputs(rows, size, padded_size), waits_ms, strict=True)
+            for item, output, wait_ms in zip(items, outputs, waits_ms, strict=True)
         ]
         if self._model.has_custom_task:
             return [*ran]
-        has_large, ends = self._model.has_large_output, [self._join(each, started_ms) for each in ran]
+        has_large, joined = self._model.has_large_output, [self._join(each, started_ms) for each in ran]
         return [
             end if isinstance(end, CompletedItem) or has_large(end.outputs) else postprocess_output(self._context, end)
-            for end in ends
+            for end in joined
             if end is not None
         ]
 
-    def _join(self, ran: RunOutput, started_ms: float) -> CompletedItem | RunOutput | None:
-        """Return the outputs of an item, or of all rows of its job; None while rows are missing."""
+    def _split(self, items: Sequence[WorkItem], rows: Arrays, padded_size: int) -> Sequence[Arrays]:
+        """Return the outputs of each item, without those of padding."""
+        split, padding = split_outputs(rows, len(items), padded_size), self._model.padding
+        if padding is None or not padding.is_used:
+            return split
+        return [padding.cut(each, padding.length_of(item.arrays)) for item, each in zip(items, split, strict=True)]
+
+    def _end_encoded(self, ran: RunOutput, body: bytes, started_ms: float) -> CompletedItem | RunOutput | None:
+        """Return the outcome of an item whose answer is encoded, or of its job; None while rows are missing."""
+        if ran.item.joiner is not None:
+            return self._join(ran, started_ms, body)
+        outcome = ran.item.outcome(State.SUCCEEDED, body, ran.batch_ms, ran.infer_ms, ran.batch_size)
+        return CompletedItem(ran.item, outcome)
+
+    def _join(self, ran: RunOutput, started_ms: float, answer: bytes | None = None) -> CompletedItem | RunOutput | None:
+        """Return the outputs of an item, or of all rows of its job; None while rows are missing.
+
+        `answer`: of the row, if it is encoded.
+        """
         item, joiner = ran.item, ran.item.joiner
         if joiner is None:
             return ran
         try:
-            if not self._add_row(joiner, ran, started_ms - item.claimed_at * 1000):
+            if not self._add_row(joiner, ran, started_ms - item.claimed_at * 1000, answer):
                 return None
         except Exception as error:  # noqa: BLE001 (a task may raise anything)
             is_of_all = isinstance(error, Refused) and error.code == "output_too_large"
@@ -142,12 +162,13 @@ class BatchRun:
             return RunOutput(whole, joiner.outputs, joiner.batch_ms, joiner.infer_ms, joiner.batch_size)
         return self._joined_answers(whole, joiner)
 
-    def _add_row(self, joiner: RowJoiner, ran: RunOutput, since_ms: float) -> bool:
+    def _add_row(self, joiner: RowJoiner, ran: RunOutput, since_ms: float, answer: bytes | None) -> bool:
         """Add the outputs of a row, or its answer; returns whether all rows are there. Raises as the task does."""
         row = ran.item.row or 0
         if self._model.stacks_rows:
             return joiner.add(row, ran.outputs, since_ms, ran.infer_ms, ran.batch_size)
-        answer = b"".join(self._model.encode(ran.outputs, ran.item.parameters, self._context.chunk_bytes))
+        if answer is None:
+            answer = b"".join(self._model.encode(ran.outputs, ran.item.parameters, self._context.chunk_bytes))
         return joiner.add_answer(row, answer, since_ms, ran.infer_ms, ran.batch_size)
 
     def _joined_answers(self, whole: WorkItem, joiner: RowJoiner) -> CompletedItem:
@@ -159,11 +180,11 @@ class BatchRun:
 
     def _encode_together(self, items: Sequence[WorkItem], rows: Arrays, padded_size: int) -> list[bytes] | None:
         """Return the encoded outputs of all items; None if they must be postprocessed one by one."""
-        if self._model.has_custom_task or any(item.parameters or item.joiner for item in items):
+        if self._model.has_custom_task or (self._model.stacks_rows and any(item.joiner for item in items)):
             return None
         if padded_size > len(items):
             rows = {name: array[: len(items)] for name, array in rows.items()}
-        return self._model.encode_batch(rows, self._context.chunk_bytes)
+        return self._model.encode_batch(rows, [item.parameters for item in items], self._context.chunk_bytes)
 
     def _padded_size(self, items: Sequence[WorkItem]) -> int:
         """Return how many rows these items run with: padded to a bucket, unless memory had no room for as many rows."""

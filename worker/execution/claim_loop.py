@@ -192,7 +192,7 @@ class ClaimLoop:
         if any(job.rows for job in claimed):
             items = [*split_rows(self._model, items)]
         self._pending.add(*items)
-        if not self._model.offload:
+        if not self._model.offload or self._is_short(claimed):
             self._settle_items(items, preprocess_items(self._model, self._journal, items), claim_started_at)
             return
         for chunk in self._split_by_tenant(items):
@@ -200,6 +200,11 @@ class ClaimLoop:
             work = partial(preprocess_items, self._model, self._journal, chunk)
             future = self._threads.submit(Work(chunk[0].job.tenant, self._model.name, work, len(chunk), until))
             future.add_done_callback(partial(self._on_preprocessed, chunk, claim_started_at))
+
+    def _is_short(self, claimed: list[ClaimedJob]) -> bool:
+        """Return whether the preprocessing of these jobs takes less than to hand them to a thread and back."""
+        limit = self._model.inline_bytes
+        return bool(limit) and sum(len(job.input or b"") for job in claimed) <= limit
 
     def _split_by_tenant(self, items: list[WorkItem]) -> Iterator[list[WorkItem]]:
         """Split items by tenant, then into chunks that are preprocessed in one go: single jobs if a tenant is slow.

@@ -21,7 +21,7 @@ from worker.execution.row_joiner import RowJoiner
 class WorkItem:
     """A claimed job, or one row of a job of several rows, which has a joiner. Times on the monotonic clock, in seconds.
 
-    `row`: its index from 0; None for all rows together, or without rows.
+    `row`: its index from 0; None for all rows together, or without rows. `cost`: its share of `max_batch_cost`.
     """
 
     job: ClaimedJob
@@ -31,6 +31,7 @@ class WorkItem:
     decode_ms: float = 0.0
     arrays: Arrays = field(default_factory=dict)
     group: Hashable = None
+    cost: float = 1.0
     row: int | None = None
     joiner: RowJoiner | None = None
 
@@ -60,6 +61,7 @@ class WorkItem:
 
 
 _GROUP: Final = attrgetter("group")
+_COST: Final = attrgetter("cost")
 
 
 def keys_of(job: ClaimedJob) -> Iterator[str]:
@@ -145,7 +147,8 @@ class PendingItems:
         """Make preprocessed items available for the next batch; discarded items are ignored."""
         ahead, now = self._ahead, time.monotonic()
         for group, alike in groupby([item for item in items if ahead.get(item.key) is item], _GROUP):
-            self._batcher.extend(alike, now, group)
+            for cost, equal in groupby(alike, _COST):
+                self._batcher.extend(equal, now, group, cost)
             self._item_ready.set()
 
     def discard(self, jobs: Sequence[ClaimedJob]) -> None:

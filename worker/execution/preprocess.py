@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import orjson
 
-from batching.collation import group_of
 from jobs.contract.errors import Refused
 from jobs.contract.job import ClaimedJob
 from model_runtime.model import Model
@@ -63,7 +62,7 @@ def _preprocess_item(model: Model, item: WorkItem) -> Exception | None:
     try:
         item.parameters = parameters = read_parameters(job)
         item.arrays = model.preprocess(job.kind, read_input(job), parameters)
-        item.group = model.row_group or group_of(item.arrays)
+        item.group, item.cost = model.group_of(item.arrays)
     except Exception as error:  # noqa: BLE001 (a custom task may raise anything)
         return error
     except BaseException as error:  # noqa: BLE001 (SystemExit or a cancellation has no meaning in a thread)
@@ -81,7 +80,7 @@ def _preprocess_row(model: Model, item: WorkItem, joiner: RowJoiner) -> Exceptio
             joiner.inputs = model.preprocess_rows(job.kind, read_input(job), item.parameters, job.rows)
         if joiner.inputs:
             item.arrays, item.parameters = joiner.inputs[item.row or 0]
-            item.group = model.row_group or group_of(item.arrays)
+            item.group, item.cost = model.group_of(item.arrays)
     except Exception as error:  # noqa: BLE001 (as above)
         return error
     return None

@@ -1,6 +1,8 @@
 """Task `text-embedding`: convert a text to a vector for search and comparison, pooled from those of its tokens."""
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import numpy as np
 
 from jobs.contract.errors import Refused
 from jobs.contract.json_reader import describe_value
+from model_runtime.output_encoding import encode_rows
 from model_runtime.spec.model_toml import ModelError, ModelSpec
 from model_runtime.tasks.answers import VECTOR_ENCODINGS, read_choice, to_embedding
 from model_runtime.tasks.text.text_task import TextTask
@@ -22,6 +25,7 @@ class TextEmbedding(TextTask):
     """
 
     parameter_names = ("encoding", "dimensions", "prompt")
+    encodes_padded = True
 
     def __init__(
         self, spec: ModelSpec, folder: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
@@ -64,6 +68,39 @@ class TextEmbedding(TextTask):
         vector = vector[: self._dimensions(parameters, vector.size)]
         encoding = read_choice(parameters, "encoding", VECTOR_ENCODINGS)
         return to_embedding(vector, encoding, "text", normalize=self._normalize)
+
+    def encode_batch(self, outputs: Mapping[str, Array], parameters: Sequence[Mapping[str, Any]]) -> list[bytes] | None:
+        """Return the JSON of each row of a batch; None if some are shortened, or if a vector is refused."""
+        if any("dimensions" in each for each in parameters):
+            return None
+        counts = np.array([each[".tokens"] for each in parameters])
+        vectors = self._pool_batch(outputs[self.output.name], counts).astype(np.float32, copy=False)
+        if self._normalize:
+            vectors = vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+            vectors = vectors.astype(np.float32)
+        if not np.isfinite(vectors).all():  # also the quotients of zeros
+            return None
+        is_base64 = [each.get("encoding") == "base64" for each in parameters]
+        numbers = repeat(b"") if all(is_base64) else encode_rows(vectors)
+        tail = b',"dimensions":%d,"tokens":%%d,"truncated":%%b}' % vectors.shape[1]
+        return [
+            b'{"embedding":'
+            + (b'"%b"' % b64encode(vector.astype("<f4")) if as_text else b"[%b]" % text)
+            + tail % (each[".tokens"], b"true" if each[".truncated"] else b"false")
+            for vector, text, as_text, each in zip(vectors, numbers, is_base64, parameters, strict=False)
+        ]
+
+    def _pool_batch(self, values: Array, counts: Array) -> Array:
+        """Return the vectors of rows of these numbers of tokens; padding may hold anything, also NaN."""
+        if values.ndim == 2:
+            return values
+        if self._pooling == "mean":
+            content = values[np.arange(values.shape[1]) < counts[:, np.newaxis]].astype(np.float32, copy=False)
+            starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+            sums: Array = np.add.reduceat(content, starts, axis=0)
+            return sums / counts[:, np.newaxis].astype(np.float32)
+        vectors: Array = values[np.arange(len(values)), 0 if self._pooling == "cls" else counts - 1]
+        return vectors
 
     def _pool(self, values: Array) -> Array:
         if self._pooling == "mean":

@@ -1,7 +1,6 @@
-"""The base of the tasks for text: pads tokens into the model's inputs, and runs the model at load to check the fit.
+"""The base of the tasks for text: turns tokens into the model's inputs, and runs the model at load to check the fit.
 
-Texts are padded so that those of near length batch; at load the largest token, the longest text and the padding are
-tried.
+Texts of near length are padded to run together; at load the largest token and the longest text are tried.
 """
 
 from abc import abstractmethod
@@ -12,9 +11,9 @@ from typing import Any, ClassVar, Final
 import numpy as np
 import orjson
 
+from batching.padding import PaddedInput, Padding
 from jobs.contract.errors import Refused
 from model_runtime.engine.onnx_engine import RunFailed
-from model_runtime.profiling.batch_consistency import relative_difference
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
 from model_runtime.tasks.task import PreparedRow, Task, refuse_unknown
 from model_runtime.tasks.text.text_settings import TextSettings
@@ -25,9 +24,11 @@ Row = dict[str, Array]
 RunRow = Callable[[Row], Mapping[str, Array]]
 
 IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
-DEFAULT_PADDING: Final = 8  # tokens; padding to 8 costs less than the batches that it allows gain
 CHECKED_TOKENS: Final = 512  # a text of more is not tried at load, as its run may take long
 SYNTHETIC_TOKENS: Final = 16
+INLINE_BYTES: Final = (
+    4096  # of texts, which take about a millisecond; a switch of threads costs as much as a short text
+)
 _SEED: Final = 7
 
 
@@ -40,6 +41,7 @@ class TextTask(Task):
 
     kinds = frozenset({"text", "json"})
     input_fields: Sequence[str] = ("texts",)
+    inline_bytes = INLINE_BYTES
     takes_rows = True
     takes_pairs: ClassVar[bool] = False
     parameter_names: ClassVar[Sequence[str]] = ()
@@ -57,8 +59,8 @@ class TextTask(Task):
             folder, self._max_tokens, takes_pairs=self.takes_pairs, truncates_left=self.settings.truncates_left
         )
         self._pad_id = next((id_ for id_ in (self.tokenizer.pad_id, self.settings.pad_id) if id_ is not None), 0)
-        has_mask = any(each.name == MASK for each in inputs)
-        self._multiple = spec.text.pad_to_multiple or (DEFAULT_PADDING if has_mask else 1)
+        if self._length is None:
+            self.padding = self._own_padding()
 
     def preprocess(self, kind: str, data: bytes, parameters: dict[str, Any]) -> Row:
         """Return the arrays of one text. Raises Refused."""
@@ -121,9 +123,9 @@ class TextTask(Task):
         if table_height and largest >= table_height:
             reason = f"its ids go up to {largest}, but the model's table has {table_height} rows; {allowed}"
             raise ModelError(self.tokenizer.path, None, reason)
-        if _failure(run, self._padded([self._pad_id] * size, [0] * size)) is not None:
+        if _failure(run, self._arrays([self._pad_id] * size, [0] * size)) is not None:
             return  # the ids are not the cause
-        if (failure := _failure(run, self._padded([largest] * size, [0] * size))) is not None:
+        if (failure := _failure(run, self._arrays([largest] * size, [0] * size))) is not None:
             reason = f"its ids go up to {largest}, which the model cannot run: {failure}; {allowed}"
             raise ModelError(self.tokenizer.path, None, reason)
         most = self._max_tokens
@@ -133,34 +135,21 @@ class TextTask(Task):
                 reason = f"the model cannot run {most} tokens: {failure}; allowed: fewer"
                 raise ModelError(self.file, "text.max_tokens", reason)
 
-    def decide_padding(self, run: RunRow, tolerance: float, *, batchable: bool) -> str:
-        """Pad texts no longer if it changes answers, or gains nothing as the model is not batched. Return why.
+    def make_rows_of(self, lengths: Sequence[int]) -> Sequence[Row]:
+        """Return a row of random tokens of each length."""
+        return [row for length in lengths for row in self._made_rows(1, min(length, self._max_tokens))]
 
-        `run` runs one row. Raises ModelError if model.toml asks for padding that changes answers.
-        """
-        multiple, tokens = self._multiple, self._multiple // 2 + 1
-        if self._length is not None or multiple == 1:
-            return ""
-        if not batchable or tokens > self._max_tokens:
-            self._multiple = 1
-            return ""
-        difference, name = 0.0, self.output.name
-        try:
-            for row in self._made_rows(2, tokens):
-                ids, types = row[IDS].tolist(), row[TYPES].tolist() if TYPES in row else [0] * tokens
-                padded = self._without_padding(run(self._padded(ids, types))[name], tokens)
-                difference = max(difference, relative_difference({name: run(row)[name]}, {name: padded}))
-        except RunFailed as error:
-            if error.fault == "device":
-                raise ModelError(self.file, None, f"the device was lost while padding was checked: {error}") from error
-            return ""  # it refuses random tokens
-        if difference <= tolerance:
-            return ""
-        reason = f"padding changes an answer by {difference:.3g} times its largest number"
-        if self.spec.text.pad_to_multiple is not None:
-            raise ModelError(self.file, "text.pad_to_multiple", f"is {multiple}, but {reason}; allowed: 1")
-        self._multiple = 1
-        return f"texts are not padded: {reason}"
+    def _own_padding(self) -> Padding:
+        """Return how texts are padded: with the padding token, and 0 in the mask, without which they are not padded."""
+        values = {IDS: self._pad_id, MASK: 0, TYPES: 0}
+        is_used = self.spec.padding.enabled
+        return Padding(
+            {each.name: PaddedInput(0, values[each.name]) for each in self.inputs},
+            {each.name: 0 for each in self.outputs if len(each.shape) > 1 and each.shape[0] == -1},
+            {},
+            longest=self._max_tokens,
+            is_used=any(each.name == MASK for each in self.inputs) if is_used is None else is_used,
+        )
 
     def _prepare(self, text: str, pair: str | None) -> tuple[Row, dict[str, Any]]:
         tokens = self.tokenizer.encode(text, pair)
@@ -168,12 +157,12 @@ class TextTask(Task):
         if not count:
             raise Refused("invalid_input", "the text has no tokens")
         notes = {".tokens": count, ".truncated": tokens.is_truncated}
-        return self._padded(tokens.ids, tokens.type_ids), notes | self.notes(text, tokens)
+        return self._arrays(tokens.ids, tokens.type_ids), notes | self.notes(text, tokens)
 
-    def _padded(self, ids: Sequence[int], types: Sequence[int]) -> Row:
-        """Return the arrays of a row, padded to the fixed length or to the next multiple."""
+    def _arrays(self, ids: Sequence[int], types: Sequence[int]) -> Row:
+        """Return the arrays of a row, padded if the model has a fixed length."""
         count = len(ids)
-        size = self._length or -(-count // self._multiple) * self._multiple
+        size = self._length or count
         values = {IDS: (ids, self._pad_id), MASK: ([1] * count, 0), TYPES: (types, 0)}
         row: Row = {}
         for spec in self.inputs:
@@ -190,6 +179,7 @@ class TextTask(Task):
         return [{each.name: row[each.name].astype(DTYPES[each.datatype]) for each in self.inputs} for row in rows]
 
     def _without_padding(self, values: Array, tokens: int) -> Array:
+        """Return the values of the output without those of padding to a fixed length."""
         return values[:tokens] if len(self.output.shape) == 2 else values
 
 

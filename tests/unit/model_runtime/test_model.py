@@ -105,6 +105,7 @@ def test_the_card_of_squeezenet(squeezenet: Model) -> None:
         "provider": card["provider"],
         "requested_provider": "auto",
         "buckets": [],
+        "lengths": None,
         "gpu": None,
         "device": device_name("cpu", 1),
         "profiles": [],

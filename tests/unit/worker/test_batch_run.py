@@ -32,6 +32,7 @@ class Faulty:
     name = "faulty"
     has_custom_task = False
     stacks_rows = True
+    padding = None
     spec = SimpleNamespace(retry=RetrySpec(attempts=3, backoff_ms=1000))
 
     def __init__(self, room: int = 1000, bucket: int = 1) -> None:
@@ -53,7 +54,7 @@ class Faulty:
     def encode(self, outputs: Mapping[str, Array], _parameters: Mapping[str, Any], _chunk_bytes: int) -> list[bytes]:
         return [b'{"y":%s}' % repr(outputs["y"].tolist()).encode()]
 
-    def encode_batch(self, _outputs: Mapping[str, Array], _chunk_bytes: int) -> None:
+    def encode_batch(self, _outputs: Mapping[str, Array], _parameters: Any, _chunk_bytes: int) -> None:
         return None  # one by one
 
     def has_large_output(self, _outputs: Mapping[str, Array]) -> bool:

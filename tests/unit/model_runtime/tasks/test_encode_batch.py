@@ -41,23 +41,23 @@ def values(datatype: str, shape: Sequence[int]) -> Array:
 def test_one_output(datatype: str, shape: tuple[int, ...], count: int, tmp_path: Path) -> None:
     task = task_with([TensorSpec("y", datatype, shape)], tmp_path)
     outputs = {"y": values(datatype, (count, *shape))}
-    assert task.encode_batch(outputs) == one_by_one(task, outputs)
+    assert task.encode_batch(outputs, [{}] * len(next(iter(outputs.values())))) == one_by_one(task, outputs)
 
 
 def test_several_outputs_with_names_to_be_escaped(tmp_path: Path) -> None:
     names = ('a"]}', "größe", "z")
     task = task_with([TensorSpec(name, "FP32", (-1,)) for name in names], tmp_path)
     outputs = {name: values("FP32", (9, size)) for size, name in enumerate(names)}
-    assert task.encode_batch(outputs) == one_by_one(task, outputs)
+    assert task.encode_batch(outputs, [{}] * len(next(iter(outputs.values())))) == one_by_one(task, outputs)
 
 
 def test_more_rows_than_are_encoded_at_a_time_and_any_layout(tmp_path: Path) -> None:
     task = task_with([TensorSpec("y", "FP64", (100,))], tmp_path)
     outputs = {"y": values("FP64", (100, SLICE_VALUES // 50)).T}
     assert not outputs["y"].flags.c_contiguous
-    assert task.encode_batch(outputs) == one_by_one(task, outputs)
+    assert task.encode_batch(outputs, [{}] * len(next(iter(outputs.values())))) == one_by_one(task, outputs)
 
 
 def test_large_rows_are_left_to_be_encoded_one_by_one(tmp_path: Path) -> None:
     task = task_with([TensorSpec("y", "FP32", (-1,))], tmp_path)
-    assert task.encode_batch({"y": values("FP32", (2, MAX_ROW_VALUES + 1))}) is None
+    assert task.encode_batch({"y": values("FP32", (2, MAX_ROW_VALUES + 1))}, [{}, {}]) is None

@@ -31,7 +31,7 @@ def preprocess(model: Model, job_input: Any) -> dict[str, Array]:
 def answer(model: Model, job_input: Any) -> Any:
     arrays = preprocess(model, job_input)
     outputs = model.run({name: array[np.newaxis] for name, array in arrays.items()})
-    together = model.encode_batch(outputs, 1 << 20)
+    together = model.encode_batch(outputs, [{}], 1 << 20)
     alone = model.encode({name: array[0, ...] for name, array in outputs.items()}, {}, 1 << 20)
     assert together == alone
     return orjson.loads(alone[0])

@@ -1,4 +1,4 @@
-"""Tasks for text: tokens become inputs that are padded in steps, and padding never reaches an answer."""
+"""Tasks for text: tokens become inputs that are padded to run together, and padding never reaches an answer."""
 
 import base64
 import json
@@ -44,8 +44,11 @@ def prepare(model: Model, content: Any, **parameters: Any) -> list[tuple[dict[st
 def answers(model: Model, content: Any, **parameters: Any) -> list[Any]:
     """The answers of rows that run in one batch."""
     prepared = prepare(model, content, **parameters)
-    outputs = model.run(stack_items([arrays for arrays, _ in prepared]))
+    items = [arrays for arrays, _ in prepared]
+    outputs = model.run(stack_items(items, 0, model.padding))
     rows = [{name: array[at] for name, array in outputs.items()} for at in range(len(prepared))]
+    if model.padding is not None:
+        rows = [model.padding.cut(row, model.padding.length_of(item)) for row, item in zip(rows, items, strict=True)]
     return [orjson.loads(model.encode(row, kept, 1 << 20)[0]) for row, (_, kept) in zip(rows, prepared, strict=True)]
 
 
@@ -75,41 +78,71 @@ def test_an_embedding_is_the_mean_of_its_tokens(tmp_path: Path, kind: int, lengt
 def test_padded_answers_are_those_without_padding(tmp_path: Path) -> None:
     """At every length from 3 to 20 tokens, in steps of 8 and of 1, alone and beside another text."""
     for multiple in (8, 1):
-        text.encoder(tmp_path / str(multiple), toml=f"{EMBEDDING}pad_to_multiple = {multiple}\nnormalize = false")
-    padded, plain = load(tmp_path / "8"), load(tmp_path / "1")
+        text.encoder(tmp_path / str(multiple), toml=f"{EMBEDDING}normalize = false\n[padding]\nmultiple = {multiple}")
+    in_steps, plain = load(tmp_path / "8"), load(tmp_path / "1")
     for count in range(1, 19):
         content = " ".join(VOCABULARY[4 + at % 7] for at in range(count))
-        ((arrays, _),), ((bare, _),) = prepare(padded, content), prepare(plain, content)
-        assert arrays["input_ids"].shape == (-(-(count + 2) // 8) * 8,)
-        assert bare["input_ids"].shape == (count + 2,)
-        (one,), (other,) = answers(padded, content), answers(plain, content)
+        ((arrays, _),) = prepare(in_steps, content)
+        assert in_steps.padding is not None
+        assert in_steps.padding.stack([arrays])["input_ids"].shape == (1, -(-(count + 2) // 8) * 8)
+        (one,), (other,) = answers(in_steps, content), answers(plain, content)
+        beside = answers(plain, {"texts": [content, "red " * 19]})
         assert one["embedding"] == near(other["embedding"])
+        assert beside[0]["embedding"] == near(other["embedding"])
 
 
-def test_texts_of_near_length_share_a_batch(tmp_path: Path) -> None:
+def test_texts_of_different_lengths_share_a_batch(tmp_path: Path) -> None:
     text.encoder(tmp_path)
     model = load(tmp_path)
     short, longer = answers(model, {"texts": ["red", "Anna likes green Oslo"]})
     assert short["embedding"] == near(expected_vector("red"))
     assert longer["embedding"] == near(expected_vector("Anna", "likes", "green", "Oslo"))
+    one, other = (model.group_of(arrays) for arrays, _ in prepare(model, {"texts": ["red", "Anna likes"]}))
+    assert one[0] == other[0]
+    assert (one[1], other[1]) == (3, 4)
 
 
 def test_a_model_that_padding_changes_is_not_padded(tmp_path: Path) -> None:
     folder = text.careless_encoder(tmp_path)
     model = load(tmp_path)
-    assert "texts are not padded: padding changes an answer by" in model.card()["batch_note"]
-    ((arrays, _),) = prepare(model, "red green")
-    assert arrays["input_ids"].tolist() == ids_of("red", "green")
+    assert "items are not padded: padding changes an answer by" in model.card()["batch_note"]
+    one, other = (model.group_of(arrays) for arrays, _ in prepare(model, {"texts": ["red", "red green"]}))
+    assert one[0] != other[0]
     (answer,) = answers(model, "red green")
     assert answer["embedding"] == near(expected_vector("red", "green"))
-    (folder / "model.toml").write_text(f"{EMBEDDING}pad_to_multiple = 4")
-    assert "text.pad_to_multiple: is 4, but padding changes an answer" in refusal(tmp_path)
+    (folder / "model.toml").write_text(f"{EMBEDDING}[padding]\nenabled = true")
+    assert "padding: padding changes an answer" in refusal(tmp_path)
 
 
 def test_a_model_that_is_not_batched_is_not_padded(tmp_path: Path) -> None:
     text.encoder(tmp_path, toml='task = "text-embedding"\nbatching = "off"')
-    ((arrays, _),) = prepare(load(tmp_path), "red")
-    assert arrays["input_ids"].shape == (3,)
+    model = load(tmp_path)
+    assert model.card()["lengths"] == {"padded_to_multiple": None, "run_cost": None, "max_batch_cost": None}
+    ((arrays, _),) = prepare(model, "red")
+    assert stack_items([arrays], 0, model.padding)["input_ids"].shape == (1, 3)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+@pytest.mark.parametrize("normalize", ["true", "false"])
+def test_vectors_that_are_encoded_together_are_those_encoded_alone(
+    tmp_path: Path, pooling: str, encoding: str, normalize: str
+) -> None:
+    text.encoder(tmp_path, toml=f'{EMBEDDING}normalize = {normalize}\npooling = "{pooling}"')
+    model = load(tmp_path)
+    prepared = prepare(model, {"texts": ["red", "Anna likes green Oslo red blue"]}, encoding=encoding)
+    outputs = model.run(stack_items([arrays for arrays, _ in prepared], 0, model.padding))
+    together = model.encode_batch(outputs, [parameters for _, parameters in prepared], 1 << 20)
+    assert model.padding is not None
+    alone = [
+        model.encode(
+            model.padding.cut({name: array[at] for name, array in outputs.items()}, len(arrays["input_ids"])),
+            parameters,
+            1 << 20,
+        )[0]
+        for at, (arrays, parameters) in enumerate(prepared)
+    ]
+    assert together == alone
 
 
 @pytest.mark.parametrize(("pooling", "token"), [("cls", 0), ("last", -1)])

@@ -1,0 +1,125 @@
+"""Decide whether items of different lengths are padded to run together: only if padding changes no answer."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from batching.collation import CollationError, group_of, split_outputs, stack_items
+from batching.padding import Padding
+from model_runtime.engine.onnx_engine import OnnxEngine, RunFailed
+from model_runtime.engine.open_engine import AnyEngine
+from model_runtime.profiling.batch_consistency import relative_difference, tolerance_of
+from model_runtime.profiling.synthetic_inputs import Row, RowGenerator
+from model_runtime.repository.repository import ModelFolder
+from model_runtime.spec.model_toml import SPEC_FILE, ModelError
+from model_runtime.tasks.examples import read_own_rows
+from model_runtime.tasks.task import Task
+from model_runtime.tasks.text.text_task import TextTask
+from model_runtime.tensor_spec import TensorSpec
+
+log = logging.getLogger("jitney.worker")
+
+GPU_MULTIPLE: Final = 8
+MAX_EXAMPLES: Final = 8
+CHECKED_LENGTHS: Final = (5, 23, 9)
+MEASURED_LENGTH: Final = 16  # of the rows that run times are measured with
+_SEED: Final = 7
+
+
+def decide_padding(folder: ModelFolder, engine: AnyEngine, task: Task) -> Padding | None:
+    """Return how the items of a model are padded; None if they have no lengths.
+
+    Padding is not used if the model is not batched, if model.toml says so, or if it would change answers. Raises
+    ModelError if model.toml asks for padding that changes answers.
+    """
+    spec, file = folder.spec, folder.path / SPEC_FILE
+    written = engine.written_padding if isinstance(engine, OnnxEngine) else None
+    if task.padding is not None and written is not None:
+        raise ModelError(file, "inputs", f"task {spec.task} pads by itself; allowed: without pad_axis and fill")
+    padding = task.padding or written
+    if padding is None:
+        for key, value in (("padding.enabled", spec.padding.enabled), ("max_batch_cost", spec.max_batch_cost)):
+            if value:
+                raise ModelError(
+                    file, key, "the items of this model have no length; allowed: with [inputs.NAME] pad_axis"
+                )
+        return None
+    is_used = padding.is_used and spec.padding.enabled is not False and engine.batchable
+    multiple = spec.padding.multiple or (1 if engine.provider == "cpu" else GPU_MULTIPLE)
+    padding = replace(padding, multiple=multiple, is_used=is_used)
+    if not is_used or spec.batching == "trust":
+        return padding
+    compared = [task.output.name] if isinstance(task, TextTask) else [each.name for each in engine.outputs]
+    reason = _find_difference(folder, engine, task, padding, compared)
+    if not reason:
+        return padding
+    if task.padding is None or spec.padding.enabled:
+        allowed = "[padding] enabled = false, which runs together only items of one length"
+        raise ModelError(file, "padding", f"{reason}; allowed: {allowed}")
+    engine.batch_note = "; ".join(filter(None, [engine.batch_note, f"items are not padded: {reason}"]))
+    log.warning("model %s: items are not padded: %s", folder.name, reason)
+    return replace(padding, is_used=False)
+
+
+def measured_row(engine: AnyEngine, task: Task, padding: Padding) -> Row | None:
+    """Return a row of MEASURED_LENGTH to time runs with; None if none runs."""
+    try:
+        return _made_rows(engine, task, padding, [MEASURED_LENGTH])[0]
+    except RunFailed as error:
+        if error.fault == "device":
+            raise
+        return None
+
+
+def _find_difference(
+    folder: ModelFolder, engine: AnyEngine, task: Task, padding: Padding, compared: Sequence[str]
+) -> str:
+    """Return why padding is refused, "" if the answers of rows are the same padded and not padded."""
+    tolerance = folder.spec.max_drift or tolerance_of([*engine.inputs, *engine.outputs], engine.provider)
+    try:
+        rows = _own_rows(folder, engine, task, padding)
+        if not rows:
+            rows = _made_rows(engine, task, padding, CHECKED_LENGTHS)
+        alone = [split_outputs(engine.run(stack_items([row])), 1)[0] for row in rows]
+        together = split_outputs(engine.run(stack_items(rows, 0, padding)), len(rows))
+    except CollationError as error:
+        return f"rows of different lengths do not run together: {error}"
+    except RunFailed as error:
+        if error.fault == "device":
+            raise ModelError(folder.onnx, None, f"the device was lost while padding was checked: {error}") from error
+        return f"it could not be checked, as rows of different lengths do not run: {error}"
+    difference = max(
+        relative_difference({name: expected[name] for name in compared}, padding.cut(outputs, padding.length_of(row)))
+        for row, expected, outputs in zip(rows, alone, together, strict=True)
+    )
+    return "" if difference <= tolerance else f"padding changes an answer by {difference:.3g} times its largest number"
+
+
+def _own_rows(folder: ModelFolder, engine: AnyEngine, task: Task, padding: Padding) -> list[Row]:
+    """Return some of the model's own examples that differ in length and can run together; empty if there are none."""
+    rows = read_own_rows(folder.path, task, engine.inputs)
+    alike = [row for row in rows if group_of(row, padding) == group_of(rows[0], padding)]
+    by_length = {padding.length_of(row): row for row in alike}
+    return list(by_length.values())[:MAX_EXAMPLES] if len(by_length) > 1 else []
+
+
+def _made_rows(engine: AnyEngine, task: Task, padding: Padding, lengths: Sequence[int]) -> list[Row]:
+    """Return a row of each of these lengths, or of the most that a row may have. Raises RunFailed if none runs."""
+    lengths = [min(length, padding.longest or length) for length in lengths]
+    if made := [*task.make_rows_of(lengths)]:
+        return made
+    run_one = lambda row: engine.run(stack_items([row]))  # noqa: E731 (the same for all generators)
+    side = RowGenerator(engine.inputs, run_one, find_indices=False).side
+    rows: list[Row] = []
+    for at, length in enumerate(lengths):
+        specs = [_with_length(spec, padding, length, side) for spec in engine.inputs]
+        rows += RowGenerator(specs, run_one, find_indices=False).rows(1, _SEED + at)
+    return rows
+
+
+def _with_length(spec: TensorSpec, padding: Padding, length: int, side: int) -> TensorSpec:
+    """Return the spec with this length, and `side` for other free dimensions."""
+    axis = padding.inputs[spec.name].axis if spec.name in padding.inputs else None
+    sides = (length if at == axis else declared for at, declared in enumerate(spec.shape))
+    return spec._replace(shape=tuple(side if each == -1 else each for each in sides))
