@@ -95,7 +95,7 @@ class Task(ABC):
         return ()
 
     def make_rows_of(self, lengths: Sequence[int]) -> Sequence[dict[str, Array]]:  # noqa: ARG002 (for built-in tasks)
-        """Return a row of each of these lengths. Empty: random numbers suit the model."""
+        """Return a row of each of these lengths, or in their proportion. Empty: random numbers suit the model."""
         return ()
 
     @abstractmethod

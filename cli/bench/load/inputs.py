@@ -70,7 +70,8 @@ def _file_inputs(model: str, kind: str, files: Sequence[Path]) -> Inputs:
     detect = image_formats.detect_format if kind == "image" else audio_formats.detect_format
     formats = [detect(body) for body in bodies]
     if None in formats:
-        raise CannotMeasure(f"{files[formats.index(None)]} is not of a supported format; the model takes {kind} files")
+        what = "an image" if kind == "image" else "audio"
+        raise CannotMeasure(f"{files[formats.index(None)]} is not {what} in a supported format")
     types = [audio_formats.MEDIA_TYPES.get(str(name), f"image/{name}".lower()) for name in formats]
     return Inputs(kind, bodies, types, [*map(str, files)])
 

@@ -15,6 +15,7 @@ from model_runtime.tensor_spec import DTYPES, Array, TensorSpec
 _FLOATS: Final = ("FP16", "FP32", "FP64")
 _INT16_RANGE: Final = 32_768
 _VARIANCE_FLOOR: Final = 1e-7  # so that silence can be normalized
+SECOND: Final = 16
 _SEED: Final = 7
 
 
@@ -49,10 +50,11 @@ class AudioInput:
         notes = {"seconds": round(len(samples) / self._rate, 6), "truncated": decoded.is_cut}
         return {self._tensor_spec.name: self._to_array(samples)}, notes
 
-    def make_rows(self, count: int) -> list[dict[str, Array]]:
-        """Return rows of noise: a second of it, if the model takes any length."""
-        random, size = np.random.default_rng(_SEED), self._length or min(self._rate, self._limit)
-        noise = (random.uniform(-0.5, 0.5, size).astype(np.float32) for _ in range(count))
+    def make_rows(self, lengths: Sequence[int]) -> list[dict[str, Array]]:
+        """Return rows of noise. `lengths`: in parts of a second, of which SECOND are one; a fixed length stays so."""
+        random = np.random.default_rng(_SEED)
+        sizes = [self._length or min(self._rate * length // SECOND, self._limit) for length in lengths]
+        noise = (random.uniform(-0.5, 0.5, size).astype(np.float32) for size in sizes)
         return [{self._tensor_spec.name: self._to_array(samples)} for samples in noise]
 
     def _to_array(self, samples: Array) -> Array:

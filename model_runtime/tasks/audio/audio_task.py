@@ -9,7 +9,7 @@ import numpy as np
 
 from jobs.contract.errors import Refused
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
-from model_runtime.tasks.audio.audio_input import AudioInput
+from model_runtime.tasks.audio.audio_input import SECOND, AudioInput
 from model_runtime.tasks.outputs import find_output
 from model_runtime.tasks.task import Task
 from model_runtime.tensor_spec import Array, TensorSpec
@@ -64,4 +64,8 @@ class AudioTask(Task):
 
     def make_rows(self, count: int) -> Sequence[dict[str, Array]]:
         """Return rows of noise."""
-        return self._audio.make_rows(count)
+        return self._audio.make_rows([SECOND] * count)
+
+    def make_rows_of(self, lengths: Sequence[int]) -> Sequence[dict[str, Array]]:
+        """Return rows of noise whose lengths are in this proportion: models take no audio of a few samples."""
+        return self._audio.make_rows(lengths)

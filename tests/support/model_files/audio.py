@@ -9,7 +9,7 @@ import soundfile
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from tests.support.model_files.graphs import Values, int64_constant, node, write
+from tests.support.model_files.graphs import Shape, Values, int64_constant, node, write
 
 RATE = 16_000
 FRAME = 160  # samples of a frame of `framed`
@@ -49,6 +49,30 @@ def statistics(
     ]
     kinds = {"x": kind or TensorProto.FLOAT}
     write(models_dir / name / "1" / "model.onnx", nodes, {"x": ["N", samples]}, {"y": ["N", 3]}, kinds=kinds)
+    (models_dir / name / "model.toml").write_text(toml)
+    return models_dir / name
+
+
+def masked(models_dir: Path, name: str = "masked", toml: str = "", *, frames: bool = False) -> Path:
+    """Lay out a model that answers the mean of the samples that its mask shows, and that of their squares.
+
+    x, mask [N, samples] → y [N, 2]; with `frames` also each sample, masked, first: z [N, samples, 1].
+    """
+    nodes = [
+        node("Mul", ["x", "mask"], ["shown"]),
+        node("Mul", ["shown", "shown"], ["squares"]),
+        node("ReduceSum", ["mask", "axis"], ["count"], keepdims=1),
+        *(node("ReduceSum", [each, "axis"], [f"{each}_sum"], keepdims=1) for each in ("shown", "squares")),
+        *(node("Div", [f"{each}_sum", "count"], [f"{each}_mean"]) for each in ("shown", "squares")),
+        node("Concat", ["shown_mean", "squares_mean"], ["y"], axis=1),
+    ]
+    outputs: dict[str, Shape] = {"y": ["N", 2]}
+    constants: dict[str, Values] = {"axis": int64_constant(1)}
+    if frames:
+        nodes.append(node("Unsqueeze", ["shown", "last"], ["z"]))
+        outputs, constants = {"z": ["N", "samples", 1], **outputs}, {**constants, "last": int64_constant(2)}
+    inputs: dict[str, Shape] = {"x": ["N", "samples"], "mask": ["N", "samples"]}
+    write(models_dir / name / "1" / "model.onnx", nodes, inputs, outputs, constants)
     (models_dir / name / "model.toml").write_text(toml)
     return models_dir / name
 

@@ -24,6 +24,8 @@ LOUDNESS = (
     '[classification]\nlabels = "labels.txt"\nsoftmax = false\ntop_k = 3'
 )
 FRAMES = f'task = "audio-classification"\nbatch_axis = "none"\n{SECTION}[classification]\nsoftmax = false'
+MASKED = f'task = "audio-embedding"\nmax_wait_ms = 20\n{SECTION}[embedding]\nnormalize = false\n'
+MASKED += '[inputs.x]\npad_axis = 1\n[inputs.mask]\nfill = "mask"'
 # A task of one's own that takes audio, with a model that doubles 4 numbers.
 QUARTERS = """
 import numpy as np
@@ -67,6 +69,7 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     loudness = audio.statistics(folder, "loudness", LOUDNESS, RATE)
     (loudness / "labels.txt").write_text("\n".join(LABELS))
     audio.framed(folder, "frames", FRAMES)
+    audio.masked(folder, "masked", MASKED)
     own = models.doubling(folder, "own", 'task = "quarters.py:Quarters"')
     (own / "quarters.py").write_text(QUARTERS)
     return folder
@@ -193,6 +196,18 @@ def test_a_run_that_fails_spares_the_neighbours(service: Service) -> None:
     assert found == [pytest.approx(at / 16, abs=1e-6) for at in range(16) if at != 7]
     letter = service.http.get(f"/v1/deadletters/{answered[7]['id']}/input")
     assert (letter.headers["content-type"], letter.content) == ("audio/wav", jobs[7])
+
+
+def test_audio_of_different_lengths_runs_together_by_a_mask(service: Service) -> None:
+    jobs = [steps(0.5, -0.25, each=100 + 10 * at) for at in range(48)]
+    jobs[5] = BAD["wide.wav"][0]
+    body = [{"model": "masked", "input": {"audio": text_of(data)}} for data in jobs]
+    answered = service.http.post("/v1/jobs", json=body, headers={"prefer": "wait=10"}).json()["jobs"]
+    assert [at for at, job in enumerate(answered) if job["error"]] == [5]
+    good = [job["output"] for at, job in enumerate(answered) if at != 5]
+    assert [each["seconds"] for each in good] == [(200 + 20 * at) / RATE for at in range(48) if at != 5]
+    assert all(each["embedding"] == pytest.approx([0.125, 0.15625], abs=1e-6) for each in good)
+    assert max(job["batch_size"] for job in answered if not job["error"]) > 4
 
 
 def test_the_same_key_with_other_audio_is_another_request(service: Service) -> None:

@@ -176,6 +176,22 @@ def test_a_model_is_checked_and_measured_with_noise(tmp_path: Path, samples: int
     assert (card["kinds"], card["batchable"], card["checked"]) == (["audio"], True, True)
 
 
+@pytest.mark.parametrize("outputs", ["", 'outputs = ["y"]\n'])
+def test_lengths_are_padded_only_by_a_mask_and_without_frames(tmp_path: Path, outputs: str) -> None:
+    toml = f'task = "audio-embedding"\n{outputs}[audio]\nsample_rate = 16000\n'
+    padded = toml + '[inputs.x]\npad_axis = 1\n[inputs.mask]\nfill = "mask"'
+    audio.masked(tmp_path, toml=padded, frames=True)
+    (listed,) = list_models(tmp_path)
+    assert isinstance(listed, ModelFolder)
+    if not outputs:
+        with pytest.raises(ModelError, match="padding changes an answer"):
+            load_model(listed)
+        return
+    model = load_model(listed)
+    assert model.padding is not None
+    assert model.padding.is_used
+
+
 def test_without_the_libraries_the_model_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "soxr", None)  # as if it was not installed
     load_libraries.cache_clear()
