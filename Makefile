@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test unit long check lint clean
+.PHONY: help run test unit long check lint wheel clean
 
 is_new_enough := import sys; sys.exit(sys.version_info < (3, 11))
 ifndef PYTHON
@@ -55,6 +55,10 @@ lint: .venv/installed-dev ## Lint, format, types, import rules
 
 long: .venv/installed-dev $(NEEDS_OF_$(NAME)) ## Soaks, benchmarks, stress, fuzzing: make long NAME=soak ARGS="--minutes 20"; without NAME: their list
 	@$(BIN)/python -m tests.long $(NAME) $(ARGS)
+
+wheel: .venv/bin/python ## Build the wheel, dist/jitney-*.whl
+	rm -rf build dist
+	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps -w dist .
 
 clean: ## Remove what was built; the queue in .data stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -20,7 +20,7 @@ from jobs.config import environment
 SETTINGS_HELP = """environment:
   JITNEY_PORT            port of the gateway (default 8000; 0: any free port)
   JITNEY_HOST            address of the gateway (default 127.0.0.1: this machine only; 0.0.0.0: all)
-  JITNEY_MODELS_DIR      folder of models (default models)
+  JITNEY_MODELS_DIR      folder of models (default models; without such a folder, the bundled model digits)
   JITNEY_DATA_DIR        data folder of the Redis or Valkey server (default .data)
   JITNEY_WORKERS         worker processes (default 1)
   JITNEY_GATEWAYS        gateway processes, which share the port (default 1)
@@ -43,12 +43,27 @@ class Settings:
     def from_env(cls, env: Mapping[str, str]) -> "Settings":
         """Read the environment; an empty variable counts as unset. Raises BadSetting for an invalid value."""
         return cls(
-            models_dir=env.get("JITNEY_MODELS_DIR") or "models",
+            models_dir=env.get("JITNEY_MODELS_DIR") or _default_models_dir(),
             data_dir=Path(env.get("JITNEY_DATA_DIR") or ".data"),
             redis_url="" if env.get("JITNEY_REDIS_URL_FILE") else environment.read(env, "REDIS_URL") or None,
             gateways=gateway_processes.Settings.from_env(env),
             workers=worker_processes.Settings.from_env(env),
         )
+
+
+def _default_models_dir() -> str:
+    """Return the folder `models` of the current one if it exists, or else the models of the package."""
+    if Path("models").exists():
+        return "models"
+    root = Path(__file__).parents[2]
+    places = (root / "jitney" / "bundled_models", root / "models")  # of a wheel, and of a checkout
+    bundled = next((place for place in places if place.is_dir()), None)
+    if bundled is None:
+        return "models"
+    print_line(
+        f"there is no folder models here: serving the bundled ones in {bundled} (JITNEY_MODELS_DIR names others)"
+    )
+    return str(bundled)
 
 
 def run(settings: Settings, started_at: float) -> int:
