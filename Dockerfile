@@ -17,7 +17,7 @@ COPY pyproject.toml ./
 RUN python -c "import tomllib; \
     project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
     extras = project['optional-dependencies']; \
-    lists = {'api': project['dependencies'] + extras['s3'], 'cpu': extras['cpu'], 'gpu': extras['gpu']}; \
+    lists = {'api': project['dependencies'] + extras['s3'], 'cpu': extras['cpu'] + extras['audio'], 'gpu': extras['gpu'] + extras['audio']}; \
     [print(*needs, sep='\n', file=open(name + '.txt', 'w')) for name, needs in lists.items()]"
 
 

@@ -128,7 +128,7 @@ def _header(name: str, description: str) -> dict[str, Any]:
 
 def _submit() -> dict[str, Any]:
     binary = {"schema": BINARY}
-    form = object_of({"image": BINARY, **dict.fromkeys(("text", *parsing.QUERY_FIELDS), TEXT)})
+    form = object_of({"image": BINARY, "audio": BINARY, **dict.fromkeys(("text", *parsing.QUERY_FIELDS), TEXT)})
     many = {"type": "array", "items": ref("JobRequest"), "minItems": 1}
     responses = _responses({200: "Job", 202: "Job"})
     for status in ("200", "202"):
@@ -147,7 +147,7 @@ def _submit() -> dict[str, Any]:
                 **_json({"anyOf": [ref("JobRequest"), many]}),
                 parsing.NDJSON: {"schema": TEXT},
                 "multipart/form-data": {"schema": form},
-                **dict.fromkeys(("image/*", "application/octet-stream"), binary),
+                **dict.fromkeys(("image/*", "audio/*", "application/octet-stream"), binary),
                 "text/plain": {"schema": TEXT},
             },
         },
@@ -172,12 +172,12 @@ def _read_output() -> dict[str, Any]:
 
 
 def _predict() -> dict[str, Any]:
-    form = object_of({"image": BINARY, "model": TEXT}, ("image",))
+    form = object_of({"image": BINARY, "audio": BINARY, "text": TEXT, "model": TEXT})
     predictions = _any_json("labels and probabilities, best first")
     late = _content("not final in time", "application/problem+json", ref("Problem"))
     return {
         "tags": ["jobs"],
-        "summary": "Classify an image and wait for the result",
+        "summary": "Classify an image, audio or a text and wait for the result",
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
         "responses": {**_responses({}), "200": predictions, "504": late},
     }

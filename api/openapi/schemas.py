@@ -89,7 +89,7 @@ _DEAD_LETTER: Final = {
 _IDS: Final = _array({"type": "integer", "minimum": 0})
 _TOKENS: Final = {"anyOf": [_IDS, _array(_IDS)]}
 _INPUT: Final = {
-    "image": _described(TEXT, "base64, or a data: URL"),
+    **_same(_described(TEXT, "base64, or a data: URL"), "image", "audio"),
     "tensors": _described(OBJECT, "name → {datatype, shape, data | b64}"),
     "bytes": _described(TEXT, "base64, or a data: URL; as a body of application/octet-stream"),
     "text": _described(TEXT, "for models of the tasks for text"),

@@ -15,7 +15,7 @@ from api.routes import list_queries
 from api.routes.list_queries import All, Cursor, Limit, read_cursor, read_time, write_cursor
 from api.submission import replay
 from api.submission.submit import unwrap, wait_for_outcomes
-from jobs.contract import image_formats
+from jobs.contract import audio_formats, image_formats
 from jobs.contract.errors import DEAD_LETTER_CODES, Refused
 from jobs.contract.ids import JOB_ID
 from jobs.contract.job_view import job_view
@@ -146,6 +146,8 @@ def _media_type(kind: str, body: bytes) -> tuple[str, str]:
         return "application/json", "json"
     if kind == "text":
         return "text/plain; charset=utf-8", "txt"
+    if kind == "audio" and (name := audio_formats.detect_format(body)):
+        return audio_formats.MEDIA_TYPES[name], name.lower()
     name = image_formats.detect_format(body) if kind == "image" else None
     return (f"image/{name.lower()}", name.lower()) if name else ("application/octet-stream", "bin")
 

@@ -20,7 +20,7 @@ from jobs.contract.job_view import job_view, listed_view
 PAGE = Path(__file__).parents[1] / "page" / "index.html"
 CONTENT_SECURITY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src 'self' blob: data:; "
-    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    "media-src blob:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 FAR_FUTURE_US = 1 << 60
 

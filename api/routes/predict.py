@@ -18,7 +18,7 @@ PATH = "/predict"
 
 
 async def predict(gateway: Gateway, request: Request, receive: Receive) -> HttpResponse:
-    """Classify the image of a form and wait for the result: 200 with labels and probabilities, best first."""
+    """Classify what a form has and wait for the result: 200 with labels and probabilities, best first."""
     settings = gateway.settings
     submit = await _submit_form(gateway, request, receive)
     keyed = bool(request.header(b"idempotency-key"))  # a caller with a key may retry

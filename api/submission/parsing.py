@@ -11,13 +11,15 @@ from jobs.contract.job_request import JobRequest, read_json_fields, read_text_fi
 from jobs.contract.json_reader import read_object
 
 QUERY_FIELDS: Final = ("model", "parameters", "lane", "deadline_ms", "metadata", "webhook", "rows")
-FORM_FIELDS: Final = ("image", "text", *QUERY_FIELDS)
+FORM_FILES: Final = ("image", "audio")
+FORM_FIELDS: Final = (*FORM_FILES, "text", *QUERY_FIELDS)
 NDJSON: Final = "application/x-ndjson"
 CONTENT_TYPES: Final = (
     "application/json",
     NDJSON,
     "multipart/form-data",
     "image/*",
+    "audio/*",
     "text/plain",
     "application/octet-stream",
 )
@@ -39,7 +41,7 @@ async def read_job_request(request: Request, body: bytes) -> JobRequest:
     if kind == "multipart/form-data":
         request.query()
         return await read_form(request, body)
-    if not kind.startswith("image/") and kind not in {"application/octet-stream", "text/plain"}:
+    if not kind.startswith(("image/", "audio/")) and kind not in {"application/octet-stream", "text/plain"}:
         message = f"content type {kind[:80]!r} is not supported" if kind else "the request has no content type"
         raise Refused("unsupported_media_type", message, allowed=list(CONTENT_TYPES))
     if not body:
@@ -48,6 +50,8 @@ async def read_job_request(request: Request, body: bytes) -> JobRequest:
     if kind == "text/plain":
         check_no_rows(fields.rows, "text")
         return fields._replace(text=read_text(body, "the body"))
+    if kind.startswith("audio/"):
+        return fields._replace(audio=body)
     image, raw = (body, None) if kind.startswith("image/") else (None, body)
     return JobRequest(fields.model, image, None, raw, *fields[4:])  # `_replace` takes three times as long
 
@@ -59,13 +63,13 @@ def _read_query_fields(query: bytes) -> JobRequest:
 
 
 async def read_form(request: Request, body: bytes) -> JobRequest:
-    """Parse a multipart form: the field `image` or `text`, as a file or not, and text fields; raises Refused."""
+    """Parse a multipart form: an `image`, `audio` or `text`, as a file or not, and text fields; raises Refused."""
     texts: dict[str, TextField] = {}
-    image = bytearray()
+    files: dict[str, bytearray] = {}
 
     def begin(part: FormPart) -> Sink:
-        if part.name == "image":
-            return image.extend
+        if part.name in FORM_FILES:
+            return files.setdefault(part.name, bytearray()).extend
         is_input = part.name == "text"
         if part.file_name is not None and not is_input:
             raise Refused("invalid_request", f"form field {part.name!r} must be text, not a file")
@@ -77,15 +81,17 @@ async def read_form(request: Request, body: bytes) -> JobRequest:
     for start in range(FORM_CHUNK_BYTES, len(body), FORM_CHUNK_BYTES):
         await asyncio.sleep(0)
         form.write(body[start : start + FORM_CHUNK_BYTES])
-    if ("image" in form.seen) == ("text" in form.seen):
-        found = "both of the fields" if "text" in form.seen else "no field named"
-        raise Refused("invalid_request", f"the form has {found} image or text", allowed=list(FORM_FIELDS))
+    inputs = [name for name in (*FORM_FILES, "text") if name in form.seen]
+    if len(inputs) != 1:
+        found = f"the fields {' and '.join(inputs)}" if inputs else "no field named image, audio or text"
+        raise Refused("invalid_request", f"the form has {found}: send one of them", allowed=list(FORM_FIELDS))
     if form.is_in_part:
         raise Refused("malformed_request", "the multipart body ends within a part")
     fields = {name: text.read() for name, text in texts.items()}
     text = fields.pop("text", None)
     job_request = read_text_fields(fields)
     if text is None:
-        return job_request._replace(image=bytes(image))
+        (data,) = map(bytes, files.values())
+        return job_request._replace(image=data) if "image" in files else job_request._replace(audio=data)
     check_no_rows(job_request.rows, "text")
     return job_request._replace(text=text.removeprefix("\ufeff").encode())

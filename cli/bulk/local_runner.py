@@ -58,7 +58,7 @@ class LocalRunner:
         card = model.card()
         kinds, self._max_rows = card["kinds"], card["max_rows"]
         self._model, self._parameters = model, orjson.dumps(parameters)
-        self._kind = next((kind for kind in ("image", "raw", "bytes") if kind in kinds), "tensors")
+        self._kind = next((kind for kind in ("image", "audio", "raw", "bytes") if kind in kinds), "tensors")
 
     async def run(self, items: Iterator[Item]) -> AsyncIterator[list[ResultRow]]:
         """Yield the rows of all lines in order. Raises CannotRun."""
@@ -87,7 +87,7 @@ class LocalRunner:
             return OfflineInput("text", lambda: _encode_text(job_input["text"], rows), encoded)
         if name == "tensors" and isinstance(job_input["tensors"], dict):
             return OfflineInput("tensors", lambda: _pack_tensors(job_input["tensors"]), encoded, rows or 0)
-        kind = self._kind if name == "bytes" else "image"
+        kind = {"bytes": self._kind, "audio": "audio"}.get(name, "image")
         return OfflineInput(kind, lambda: _decode(job_input), encoded, rows or 0)
 
     def _json_input(self, job_input: Mapping[str, Any], rows: int | None, parameters: bytes) -> OfflineInput:
@@ -120,11 +120,14 @@ def _encode_text(text: Any, rows: int | None) -> bytes:
 
 
 def _decode(job_input: Mapping[str, Any]) -> bytes:
-    """Return the bytes of an image, or of the field `bytes`. Raises BadItem."""
-    if isinstance(encoded := job_input.get("image", job_input.get("bytes")), str):
+    """Return the bytes of an image, of audio, or of the field `bytes`. Raises BadItem."""
+    encoded = next((job_input[name] for name in ("image", "audio", "bytes") if name in job_input), None)
+    if isinstance(encoded, str):
         return decode_base64(encoded)
     names = ", ".join(describe_value(name) for name in sorted(job_input)[:5])
-    raise BadItem(MALFORMED, f"the input of a job must have an image in base64, or tensors; this one has {names}")
+    raise BadItem(
+        MALFORMED, f"the input of a job must have an image or audio in base64, or tensors; this one has {names}"
+    )
 
 
 def _pack_tensors(values: Mapping[str, Any]) -> bytes:

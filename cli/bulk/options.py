@@ -37,7 +37,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         "Ctrl-C. JITNEY_API_KEY is sent to the service as the API key.",
     )
     add = run.add_argument
-    kinds = "folder, images, quoted glob, .zip, .tar*, .jsonl, .csv, .parquet or s3://BUCKET/PREFIX"
+    kinds = "folder, images, audio files, quoted glob, .zip, .tar*, .jsonl, .csv, .parquet or s3://BUCKET/PREFIX"
     add("input", nargs="*", metavar="INPUT", help=f"{kinds}; may be omitted to resume a run")
     add("-o", "--output", type=Path, required=True, metavar="FILE", help="results file: .jsonl, .csv or .parquet")
     add("--model", metavar="NAME", help="model (default: the only one)")
@@ -46,7 +46,11 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     add("--local", type=Path, metavar="MODEL_DIR", help=local)
     parameters = "parameters of jobs that have none, such as '{\"top_k\": 1}'"
     add("--parameters", type=_parse_json_object, default={}, metavar="JSON", help=parameters)
-    add("--column", metavar="NAME", help="table column with paths or URLs (path, file, filename, image, url, uri)")
+    add(
+        "--column",
+        metavar="NAME",
+        help="table column with paths or URLs (path, file, filename, image, audio, url, uri)",
+    )
     add("--encoding", type=_parse_encoding, metavar="NAME", help="encoding of a .csv that is not UTF-8, such as cp1252")
     add("--retry-failed", action="store_true", help="rerun the failed lines and replace their rows")
     jobs, limit = arguments.int_between(1, MAX_IN_FLIGHT_LIMIT), DEFAULT_MAX_IN_FLIGHT

@@ -26,7 +26,7 @@ _COUNTED: Final = ("rows", "texts", "tokens", "documents")  # each value is a ro
 _PAIR: Final = frozenset({"query", "documents"})  # the one input of two fields
 JSON_INPUT_FIELDS: Final = tuple(_TYPES)
 SINGLE_INPUT_FIELDS: Final = ("features", "row", "json")  # that make one item of a job
-INPUT_FIELDS: Final = ("image", "tensors", "text", "bytes", *JSON_INPUT_FIELDS)
+INPUT_FIELDS: Final = ("image", "audio", "tensors", "text", "bytes", *JSON_INPUT_FIELDS)
 
 
 def is_input(job_input: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from jobs.contract.lifecycle import FINAL, State
 
 Lane = Literal["interactive", "bulk"]
 LANES: Final[tuple[Lane, ...]] = ("interactive", "bulk")
-Kind = Literal["image", "tensors", "raw", "json", "bytes", "text"]
+Kind = Literal["image", "audio", "tensors", "raw", "json", "bytes", "text"]
 
 RECORD_VERSION: Final = "2"
 

@@ -20,8 +20,9 @@ _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class JobRequest(NamedTuple):
-    """A job request. Exactly one of image, tensors, raw, fields and text is set; raw bytes may be an image or a tensor.
+    """A job request. Exactly one of image, audio, tensors, raw, fields and text is set.
 
+    `raw`: bytes that may be an image, audio or a tensor.
     `fields`: an `input` object that stays JSON (jobs/contract/input_fields.py). `text`: in UTF-8.
     `webhook` is unchecked; jobs/contract/webhook_request.py validates it. `rows`: the input has this many rows.
     """
@@ -38,6 +39,7 @@ class JobRequest(NamedTuple):
     rows: int | None = None
     fields: Mapping[str, Any] | None = None
     text: bytes | None = None
+    audio: bytes | None = None
 
 
 def read_json_fields(fields: Mapping[str, Any], model: str = "", lane: str = "interactive") -> JobRequest:
@@ -62,6 +64,8 @@ def read_json_fields(fields: Mapping[str, Any], model: str = "", lane: str = "in
     )
     if "image" in job_input:
         return job_request._replace(image=_base64("image", job_input["image"]))
+    if "audio" in job_input:
+        return job_request._replace(audio=_base64("audio", job_input["audio"]))
     if "bytes" in job_input:
         return job_request._replace(raw=_base64("bytes", job_input["bytes"]))
     if "text" in job_input:

@@ -1,12 +1,12 @@
 """Turns a job request, or a dead letter to replay, into a submission; checks it and its idempotency key."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from hashlib import sha256
 from typing import Any
 
 import orjson
 
-from jobs.contract import image_formats, tensors, webhook_request
+from jobs.contract import audio_formats, image_formats, tensors, webhook_request
 from jobs.contract.address_policy import AddressPolicy
 from jobs.contract.errors import Refused
 from jobs.contract.ids import choose_shard, new_job_id
@@ -151,9 +151,9 @@ def _choose_input(request: JobRequest, card: ModelCard, rows: int) -> tuple[Kind
         return "raw", _check_raw(request.raw, card, rows)
     if request.raw is not None and "bytes" in kinds:
         return "bytes", request.raw
-    image = request.image if request.image is not None else request.raw
-    if image is not None and "image" in kinds:
-        return "image", _check_image(image)
+    file = _choose_file(request, kinds)
+    if file is not None:
+        return file
     if request.tensors is not None and "tensors" in kinds:
         return "tensors", tensors.pack_tensors(_read_tensors(request.tensors, card, rows))
     if request.fields is not None:
@@ -162,11 +162,26 @@ def _choose_input(request: JobRequest, card: ModelCard, rows: int) -> tuple[Kind
             return "json", encode_input(request.fields)
     if request.text is not None and "text" in kinds:
         return "text", request.text
-    sent = (
-        repr(next(iter(request.fields))) if request.fields is not None else "tensors" if image is None else "an image"
-    )
-    sent = "text" if request.text is not None else "bytes" if request.raw is not None else sent
-    raise Refused("invalid_input", f"model {card['name']} does not accept {sent}", allowed=_accepted(card))
+    message = f"model {card['name']} does not accept {_describe_input(request)}"
+    raise Refused("invalid_input", message, allowed=_accepted(card))
+
+
+def _choose_file(request: JobRequest, kinds: Collection[str]) -> tuple[Kind, bytes] | None:
+    """Return the image or the audio of a request, if the model takes it. Raw bytes may be either."""
+    image = request.image if request.image is not None else request.raw
+    if image is not None and "image" in kinds:
+        return "image", _check_image(image)
+    audio = request.audio if request.audio is not None else request.raw
+    if audio is not None and "audio" in kinds:
+        return "audio", _check_audio(audio)
+    return None
+
+
+def _describe_input(request: JobRequest) -> str:
+    if request.fields is not None:
+        return repr(next(iter(request.fields)))
+    sent = {"an image": request.image, "audio": request.audio, "bytes": request.raw, "text": request.text}
+    return next((name for name, data in sent.items() if data is not None), "tensors")
 
 
 def _accepted(card: ModelCard) -> list[str]:
@@ -180,6 +195,15 @@ def _check_image(data: bytes) -> bytes:
     if image_formats.detect_format(data) is None:
         message = "the first bytes are not those of a supported image format"
         raise Refused("unsupported_media_type", message, allowed=list(image_formats.IMAGE_FORMATS))
+    return data
+
+
+def _check_audio(data: bytes) -> bytes:
+    if not data:
+        raise Refused("invalid_audio", "the audio is empty (0 bytes)")
+    if audio_formats.detect_format(data) is None:
+        message = "the first bytes are not those of a supported audio format"
+        raise Refused("unsupported_media_type", message, allowed=list(audio_formats.AUDIO_FORMATS))
     return data
 
 

@@ -13,14 +13,18 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from model_runtime.spec.audio import AudioSpec
 from model_runtime.spec.image import ImageSpec
 from model_runtime.spec.tensors import AXIS_ALLOWED, Axis, InputSpec, OutputSpec, PaddingSpec, read_outputs
 from model_runtime.spec.text import TEXT_TASKS, TextSpec
 
-__all__ = ["ClassificationSpec", "ImageSpec", "ModelError", "ModelSpec", "RetrySpec", "read_spec"]
+__all__ = ["AudioSpec", "ClassificationSpec", "ImageSpec", "ModelError", "ModelSpec", "RetrySpec", "read_spec"]
 
 SPEC_FILE: Final = "model.toml"
-_TASKS: Final = ("image-classification", "image-embedding", "object-detection", "tabular", "tensor", *TEXT_TASKS)
+_TASKS: Final = (
+    *("image-classification", "image-embedding", "object-detection", "audio-classification", "audio-embedding"),
+    *("tabular", "tensor", *TEXT_TASKS),
+)
 _FILE_NAME: Final = r"^[^/\\.][^/\\]*$"
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -50,7 +54,7 @@ class ClassificationSpec(_Section):
 
 
 class EmbeddingSpec(_Section):
-    """`[embedding]`: how a model output becomes the vector of an image."""
+    """`[embedding]`: how a model output becomes the vector of an image or of audio."""
 
     output: str | None = Field(None, description="the name of one of the model's outputs; if omitted, the first")
     normalize: bool = Field(True, description="true (scale to length 1), false (leave as the model returns it)")
@@ -191,6 +195,7 @@ class ModelSpec(_Section):
     cuda: CudaSpec = Field(default_factory=CudaSpec, description="a table of keys under [cuda]")
     tensorrt: TensorrtSpec = Field(default_factory=TensorrtSpec, description="a table of keys under [tensorrt]")
     image: ImageSpec = Field(default_factory=ImageSpec, description="a table of keys under [image]")
+    audio: AudioSpec = Field(default_factory=AudioSpec, description="a table of keys under [audio]")
     classification: ClassificationSpec = Field(
         default_factory=ClassificationSpec, description="a table of keys under [classification]"
     )

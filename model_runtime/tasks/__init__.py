@@ -10,6 +10,8 @@ from model_runtime.repository.module_loading import load_module
 from model_runtime.repository.path_checks import check_file
 from model_runtime.repository.repository import ModelFolder
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
+from model_runtime.tasks.audio.audio_classification import AudioClassification
+from model_runtime.tasks.audio.audio_embedding import AudioEmbedding
 from model_runtime.tasks.image_classification import ImageClassification
 from model_runtime.tasks.image_embedding import ImageEmbedding
 from model_runtime.tasks.object_detection import ObjectDetection
@@ -24,6 +26,8 @@ from model_runtime.tasks.text.token_classification import TokenClassification
 from model_runtime.tensor_spec import TensorSpec
 
 __all__ = [
+    "AudioClassification",
+    "AudioEmbedding",
     "ImageClassification",
     "ImageEmbedding",
     "ObjectDetection",
@@ -42,6 +46,8 @@ __all__ = [
 ]
 
 _BUILT_IN: Final[dict[str, type[Task]]] = {
+    "audio-classification": AudioClassification,
+    "audio-embedding": AudioEmbedding,
     "image-classification": ImageClassification,
     "image-embedding": ImageEmbedding,
     "object-detection": ObjectDetection,

@@ -1,6 +1,6 @@
-"""Read examples of a model's inputs: pictures, JSON bodies of requests, and NumPy arrays.
+"""Read examples of a model's inputs: pictures, audio, JSON bodies of requests, and NumPy arrays.
 
-A model's folder may have its own in `examples/`: the check, the profile and the optimizer use them first. Pictures are
+A model's folder may have its own in `examples/`: the check, the profile and the optimizer use them first. Files are
 read again for each use, so that many of them need no memory.
 """
 
@@ -10,8 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from jobs.contract import tensors
-from jobs.contract.image_formats import detect_format
+from jobs.contract import audio_formats, image_formats, tensors
 from jobs.contract.input_fields import encode_input
 from jobs.contract.job_request import JobRequest, read_json_fields
 from jobs.contract.json_reader import read_json, require_object
@@ -27,6 +26,11 @@ EXAMPLES_FOLDER: Final = "examples"
 MAX_EXAMPLES: Final = 500  # more would take long for little gain; files are sampled evenly
 MAX_BYTES: Final = 256 << 20  # of a file
 MADE_ROWS: Final = 16  # that a task makes where the model has no examples
+# kind → what finds the format of a file by its first bytes, and what it is called in messages
+_FILE_KINDS: Final = {
+    "image": (image_formats.detect_format, "an image"),
+    "audio": (audio_formats.detect_format, "audio"),
+}
 _KINDS: Final = "a .json file with the input of a request, .npy or .npz files of tensors"
 
 
@@ -75,12 +79,13 @@ def read_example_file(path: Path, task: Task, inputs: Sequence[TensorSpec]) -> l
         raise ValueError(message)
     if path.suffix == ".json":
         examples = _json_examples(path.read_bytes(), task)
-    elif "image" in task.kinds:
+    elif kind := next((kind for kind in _FILE_KINDS if kind in task.kinds), None):
+        detect, description = _FILE_KINDS[kind]
         with path.open("rb") as file:
-            if detect_format(file.read(64)) is None:
-                message = "not an image"
+            if detect(file.read(64)) is None:
+                message = f"not {description}"
                 raise ValueError(message)
-        examples = [Example("image", path)]
+        examples = [Example(kind, path)]
     elif path.suffix in {".npy", ".npz"}:
         return [Example(row=row) for row in _array_rows(path, inputs)]
     else:
@@ -123,6 +128,8 @@ def encode_request(request: JobRequest, kinds: Collection[str]) -> tuple[str, by
     """Return the kind and the bytes of a request's input, as a model of these kinds gets it. Raises Refused."""
     if request.image is not None:
         return "image", request.image
+    if request.audio is not None:
+        return "audio", request.audio
     if request.fields is not None:
         return "json", encode_input(request.fields)
     if request.text is not None:

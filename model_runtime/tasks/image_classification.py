@@ -8,11 +8,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
-from model_runtime.tasks.answers import best_predictions, check_finite, read_top_k, softmax
-from model_runtime.tasks.image_input import ImageInput, read_labels
+from model_runtime.tasks.image_input import ImageInput
+from model_runtime.tasks.outputs import Classes
 from model_runtime.tasks.task import Task, refuse_unknown
 from model_runtime.tensor_spec import Array, TensorSpec
 
@@ -34,33 +32,19 @@ class ImageClassification(Task):
         self._image = ImageInput(file, spec.image, inputs)
         self.row_shapes = self._image.row_shapes
         self._output = outputs[0]
-        self._classes = _class_count(file, self._output)
-        self._labels = read_labels(file, folder, "classification.labels", spec.classification.labels)
-        if self._labels is not None:
-            self.label_count = len(self._labels)
-            if self._classes not in {None, self.label_count}:
-                counts = f"{len(self._labels)} labels, but the model has {self._classes} classes"
-                raise ModelError(
-                    folder / str(spec.classification.labels), None, f"{counts}; allowed: one line per class"
-                )
-            self._classes = self.label_count
+        self._classes = Classes(folder, spec.classification, _class_count(file, self._output))
+        self.label_count = self._classes.label_count
 
     def preprocess(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:  # noqa: ARG002 - one kind
         """Return the array of one image. Raises Refused for invalid parameters or an invalid image."""
         refuse_unknown(parameters, ("top_k",))
-        self._top_k(parameters)
+        self._classes.top_k(parameters)
         return self._image.preprocess(data)[0]
 
     def postprocess(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return the best classes, probabilities rounded to 6 digits. Raises Refused("inference_failed") for NaN."""
-        numbers = outputs[self._output.name].ravel().astype(np.float32)
-        if self.spec.classification.softmax:
-            numbers = softmax(numbers)
-        check_finite(numbers, "image")
-        return {"predictions": best_predictions(numbers, self._labels, self._top_k(parameters))}
-
-    def _top_k(self, parameters: Mapping[str, Any]) -> int:
-        return read_top_k(parameters, self.spec.classification.top_k, self._classes)
+        scores = outputs[self._output.name].ravel()
+        return {"predictions": self._classes.predictions(scores, parameters, "image")}
 
 
 def _class_count(file: Path, output: TensorSpec) -> int | None:

@@ -7,6 +7,7 @@ from typing import Any
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
 from model_runtime.tasks.answers import VECTOR_ENCODINGS, read_choice, to_embedding
 from model_runtime.tasks.image_input import ImageInput
+from model_runtime.tasks.outputs import find_output
 from model_runtime.tasks.task import Task, refuse_unknown
 from model_runtime.tensor_spec import Array, TensorSpec
 
@@ -24,16 +25,15 @@ class ImageEmbedding(Task):
         self, spec: ModelSpec, folder: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
     ) -> None:
         super().__init__(spec, folder, inputs, outputs)
-        file, name = folder / SPEC_FILE, spec.embedding.output or outputs[0].name
+        file = folder / SPEC_FILE
         self._image = ImageInput(file, spec.image, inputs)
         self.row_shapes = self._image.row_shapes
-        names = [tensor_spec.name for tensor_spec in outputs]
-        if name not in names:
-            raise ModelError(file, "embedding.output", f"there is no output {name!r}; allowed: {', '.join(names)}")
-        self._output = outputs[names.index(name)]
+        self._output = find_output(file, "embedding.output", spec.embedding.output, outputs)
         if not self._output.is_fixed or self._output.datatype == "BOOL" or 0 in self._output.shape:
             shape = f"{self._output.datatype} {list(self._output.shape)}"
-            raise ModelError(file, "task", f"the output {name!r} is {shape}; allowed: numbers of a fixed shape")
+            raise ModelError(
+                file, "task", f"the output {self._output.name!r} is {shape}; allowed: numbers of a fixed shape"
+            )
 
     def preprocess(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:  # noqa: ARG002 - one kind
         """Return the array of one image. Raises Refused for invalid parameters or an invalid image."""

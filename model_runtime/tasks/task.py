@@ -16,7 +16,7 @@ from model_runtime.tasks.answers import read_choice
 from model_runtime.tensor_spec import Array, TensorSpec
 
 PreparedRow = tuple[dict[str, Array], dict[str, Any]]
-KINDS: Final = frozenset({"image", "tensors", "raw", "json", "bytes", "text"})
+KINDS: Final = frozenset({"image", "audio", "tensors", "raw", "json", "bytes", "text"})
 MAX_NAMED_PARAMETERS: Final = 10  # of unknown parameters, in a message
 
 
@@ -27,7 +27,8 @@ class RetryableError(Exception):
 class Task(ABC):
     """Base class of tasks. `preprocess` and `postprocess` are called from several threads and must not change `self`.
 
-    `kinds`        accepted inputs: "image" (an encoded image), "tensors" (a frame of `jobs.contract.tensors`),
+    `kinds`        accepted inputs: "image" (an encoded image), "audio" (an encoded audio file), "tensors" (a frame of
+                   `jobs.contract.tensors`),
                    "raw" (the bytes of the model's only input, which must have a fixed shape), "text" (its UTF-8 bytes),
                    "json" (the JSON of a job's `input`), "bytes" (any bytes)
     `input_fields`  for the kind "json": the fields of `input` that are accepted. "json": any value, and the bytes are
@@ -94,7 +95,7 @@ class Task(ABC):
         return ()
 
     def make_rows_of(self, lengths: Sequence[int]) -> Sequence[dict[str, Array]]:  # noqa: ARG002 (for built-in tasks)
-        """Return a row of each of these lengths. Empty: random numbers suit the model."""
+        """Return a row of each of these lengths, or in their proportion. Empty: random numbers suit the model."""
         return ()
 
     @abstractmethod

@@ -10,8 +10,8 @@ import orjson
 from cli.bench.errors import CannotMeasure
 from cli.bench.load import random_inputs
 from cli.bench.load.target import BUNDLED_MODEL, Target
+from jobs.contract import audio_formats, image_formats
 from jobs.contract.errors import Refused
-from jobs.contract.image_formats import detect_format
 from jobs.contract.input_fields import read_text
 from jobs.contract.job_request import read_json_fields
 from jobs.contract.json_reader import BLANK, read_json, require_object
@@ -23,7 +23,7 @@ JSON, JSON_LINES = ".json", (".jsonl", ".ndjson")
 
 
 class Inputs(NamedTuple):
-    """Request bodies with their content types and names. `kind`: image, raw or text, as in the gateway.
+    """Request bodies with their content types and names. `kind`: image, audio, raw or text, as in the gateway.
 
     The kind "json": each body is a whole job, with its model.
     """
@@ -45,12 +45,13 @@ def gather_inputs(target: Target, files: Sequence[Path], models_dir: Path | None
     `models_dir`: may have the model's own examples, which are used if no files are given.
     """
     model, card = target.model, target.card
-    takes_images, takes_text, size = "image" in card["kinds"], "text" in card["kinds"], card["raw_bytes"]
-    files = files or _own_examples(models_dir, model, takes_images=takes_images)
+    size, takes_text = card["raw_bytes"], "text" in card["kinds"]
+    file_kind = next((kind for kind in ("image", "audio") if kind in card["kinds"]), None)
+    files = files or _own_examples(models_dir, model, takes_files=file_kind is not None)
     if files and all(file.suffix in {JSON, *JSON_LINES} for file in files):
         return _json_inputs(model, [each for file in files for each in _read_values(file)])
-    if takes_images:
-        return _image_inputs(model, files)
+    if file_kind is not None:
+        return _file_inputs(model, file_kind, files)
     if takes_text:
         lines = [each for file in files for each in _read_lines(file)] if files else random_inputs.texts()
         return _inputs("text", "text/plain", lines)
@@ -75,8 +76,8 @@ def ndjson_jobs(target: Target, inputs: Inputs) -> list[bytes]:
     if inputs.kind == "text":
         return [orjson.dumps({"model": target.model, "input": {"text": body.decode()}}) for body in inputs.bodies]
     texts = [base64.b64encode(body).decode() for body in inputs.bodies]
-    if inputs.kind == "image":
-        return [orjson.dumps({"model": target.model, "input": {"image": text}}) for text in texts]
+    if inputs.kind != "raw":
+        return [orjson.dumps({"model": target.model, "input": {inputs.kind: text}}) for text in texts]
     spec = target.card["inputs"][0]
     header = {"datatype": spec["datatype"], "shape": spec["shape"]}
     tensors = [{spec["name"]: {**header, "b64": text}} for text in texts]
@@ -92,12 +93,12 @@ def _inputs(kind: str, content_type: str, named: Sequence[tuple[str, bytes]]) ->
     return Inputs(kind, [body for _, body in chosen], [content_type] * count, [name for name, _ in chosen])
 
 
-def _own_examples(models_dir: Path | None, model: str, *, takes_images: bool) -> list[Path]:
-    """Return the files of the model's folder of examples that can be sent: pictures, or JSON."""
+def _own_examples(models_dir: Path | None, model: str, *, takes_files: bool) -> list[Path]:
+    """Return the files of the model's folder of examples that can be sent: pictures or audio, or else JSON."""
     if models_dir is None:
         return []
     files = sorted(path for path in (models_dir / model / EXAMPLES_FOLDER).rglob("*") if path.is_file())
-    return [file for file in files if file.name[0] != "." and (file.suffix != JSON) == takes_images]
+    return [file for file in files if file.name[0] != "." and (file.suffix != JSON) == takes_files]
 
 
 def _json_inputs(model: str, named: Sequence[tuple[str, Any]]) -> Inputs:
@@ -116,17 +117,20 @@ def _json_inputs(model: str, named: Sequence[tuple[str, Any]]) -> Inputs:
     return _inputs("json", "application/json", jobs)
 
 
-def _image_inputs(model: str, files: Sequence[Path]) -> Inputs:
+def _file_inputs(model: str, kind: str, files: Sequence[Path]) -> Inputs:
     if not files:
         files = sorted(SAMPLES.glob("*.png")) if model == BUNDLED_MODEL else []
     if not files:
         where = f", and there are no samples in {SAMPLES.resolve()}" if model == BUNDLED_MODEL else ""
-        raise CannotMeasure(f"model {model} takes images{where}: give files with --input FILE ...")
+        raise CannotMeasure(f"model {model} takes {kind} files{where}: give files with --input FILE ...")
     bodies = [_read(file) for file in files]
-    formats = [detect_format(body) for body in bodies]
+    detect = image_formats.detect_format if kind == "image" else audio_formats.detect_format
+    formats = [detect(body) for body in bodies]
     if None in formats:
-        raise CannotMeasure(f"{files[formats.index(None)]} is not an image in a supported format")
-    return Inputs("image", bodies, [f"image/{name}".lower() for name in formats], [*map(str, files)])
+        what = "an image" if kind == "image" else "audio"
+        raise CannotMeasure(f"{files[formats.index(None)]} is not {what} in a supported format")
+    types = [audio_formats.MEDIA_TYPES.get(str(name), f"image/{name}".lower()) for name in formats]
+    return Inputs(kind, bodies, types, [*map(str, files)])
 
 
 def _read_lines(file: Path) -> list[tuple[str, bytes]]:

@@ -75,7 +75,7 @@ def too_large_error(name: str, size: int) -> BadItem:
 def decode_base64(text: str) -> bytes:
     """Decode base64 or a data: URL. Raises BadItem."""
     try:
-        return read_base64_or_url(text, "the image")
+        return read_base64_or_url(text, "the input")
     except Refused as error:
         raise BadItem(error.code, error.message) from error
 

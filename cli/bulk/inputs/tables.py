@@ -1,4 +1,4 @@
-"""Reads .jsonl, .csv and .parquet; each row has a path, a URL, an image in base64, features, or a complete job."""
+"""Reads .jsonl, .csv and .parquet; each row has a path, a URL, a file in base64, features, or a complete job."""
 
 import codecs
 import importlib
@@ -16,7 +16,7 @@ from jobs.contract.errors import Refused
 from jobs.contract.json_reader import BLANK, read_json
 
 SUFFIXES: Final = (".jsonl", ".ndjson", ".csv", ".parquet")
-INPUT_COLUMNS: Final = ("path", "file", "filename", "image", "url", "uri")
+INPUT_COLUMNS: Final = ("path", "file", "filename", "image", "audio", "url", "uri")
 ID_COLUMNS: Final = ("custom_id", "id")
 MAX_LINE_BYTES: Final = 32 << 20
 
@@ -168,11 +168,12 @@ def _job_item(line: int, job: Mapping[str, Any], item_id: str | None) -> Item:
     image = job_input.get("image")
     if set(job) == {"input"} and set(job_input) == {"image"} and isinstance(image, str):
         return _base64_item(line, image, item_id)
-    size = len(image) if isinstance(image, str) else 1024
+    file = job_input.get("image", job_input.get("audio"))
+    size = len(file) if isinstance(file, str) else 1024
     return Item(line, "", size, lambda: b"", item_id, job)
 
 
 def _base64_item(line: int, text: str, item_id: str | None) -> Item:
     if len(text) > MAX_BYTES * 4 // 3:
-        return invalid_item(line, "", too_large_error("the image", len(text) * 3 // 4), item_id)
+        return invalid_item(line, "", too_large_error("the input", len(text) * 3 // 4), item_id)
     return Item(line, "", len(text) * 3 // 4, partial(decode_base64, text), item_id)

@@ -43,11 +43,13 @@ class JobEncoder:
     def __init__(self, card: Mapping[str, Any], parameters: Mapping[str, Any], run: str) -> None:
         """`card`: the service's description of the model. `run`: the run id in the metadata of its jobs."""
         self.model, self._parameters, self._run = str(card["name"]), parameters, run
+        self._field = next((field for field in ("image", "audio") if field in card["kinds"]), "")
         self._tensor_spec: dict[str, Any] | None = None
-        if "image" not in card["kinds"] and card["raw_bytes"] is not None:
+        if not self._field and card["raw_bytes"] is not None:
             self._tensor_spec = card["inputs"][0]
-        self._takes_bytes = "bytes" in card["kinds"] and "image" not in card["kinds"]
-        self.takes_files = "image" in card["kinds"] or self._tensor_spec is not None or self._takes_bytes
+        elif not self._field and "bytes" in card["kinds"]:
+            self._field = "bytes"
+        self.takes_files = bool(self._field) or self._tensor_spec is not None
 
     def encode(self, item: Item) -> bytes:
         """Return a job as a line of NDJSON. Raises BadItem."""
@@ -59,7 +61,7 @@ class JobEncoder:
             job["metadata"] = {**own_metadata, **metadata} if isinstance(own_metadata, dict) else metadata
         elif not self.takes_files:
             item.read()  # an invalid line has an error of its own
-            reason = "the model accepts neither images nor bytes: send jobs with its input, in .jsonl"
+            reason = "the model accepts neither images, audio nor bytes: send jobs with its input, in .jsonl"
             raise BadItem("invalid_input", reason)
         else:
             job |= {"input": self._input(item.read()), "metadata": metadata}
@@ -70,7 +72,7 @@ class JobEncoder:
 
     def _input(self, data: bytes) -> dict[str, Any]:
         if self._tensor_spec is None:
-            return {"bytes" if self._takes_bytes else "image": pybase64.b64encode_as_string(data)}
+            return {self._field: pybase64.b64encode_as_string(data)}
         spec = self._tensor_spec
         tensor = {"datatype": spec["datatype"], "shape": spec["shape"], "b64": base64.b64encode(data).decode()}
         return {"tensors": {spec["name"]: tensor}}

@@ -1,5 +1,6 @@
 """`jitney bench` as a user runs it, on a whole service; and its messages where it cannot measure."""
 
+import base64
 import json
 import os
 import signal
@@ -14,8 +15,9 @@ from cli.bench.command import main
 from cli.bench.errors import CannotMeasure
 from cli.bench.load import service_cpu
 from cli.bench.load.connection import Address
-from cli.bench.load.inputs import gather_inputs
+from cli.bench.load.inputs import gather_inputs, ndjson_jobs
 from cli.bench.load.target import Target
+from tests.support.model_files.audio import steps
 from tests.support.service import ROOT, Service
 
 QUICK = ["--seconds", "0.3", "--rounds", "1"]
@@ -216,4 +218,19 @@ def test_a_tensor_file_of_another_size_and_a_model_of_free_shapes_are_refused(tm
     free = {"name": "x", "datatype": "FP32", "shape": [-1]}
     target = Target(Address("a", 1, ""), "t", {"kinds": ["tensors"], "inputs": [free], "raw_bytes": None})
     with pytest.raises(CannotMeasure, match=r"model t takes x FP32 \[-1\]; allowed: --input FILE.jsonl"):
+        gather_inputs(target, [])
+
+
+def test_a_model_for_audio_is_measured_with_files(tmp_path: Path) -> None:
+    file, text = tmp_path / "tone.wav", tmp_path / "page.wav"
+    file.write_bytes(steps(0.5))
+    text.write_bytes(b"no sound")
+    target = Target(Address("a", 1, ""), "sounds", {"kinds": ["audio"], "inputs": [], "raw_bytes": None})
+    made = gather_inputs(target, [file])
+    assert (made.kind, made.content_types, made.bodies) == ("audio", ["audio/wav"], [steps(0.5)])
+    (line,) = ndjson_jobs(target, made)
+    assert json.loads(line)["input"] == {"audio": base64.b64encode(steps(0.5)).decode()}
+    with pytest.raises(CannotMeasure, match=r"page\.wav is not audio in a supported format"):
+        gather_inputs(target, [text])
+    with pytest.raises(CannotMeasure, match="model sounds takes audio files: give files with --input FILE"):
         gather_inputs(target, [])

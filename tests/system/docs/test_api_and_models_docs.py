@@ -20,7 +20,7 @@ from model_runtime.spec.model_toml import read_spec
 from model_runtime.tasks import load_task
 from model_runtime.tensor_spec import TensorSpec
 from tests.support import models
-from tests.support.model_files import graphs, text
+from tests.support.model_files import audio, graphs, text
 from tests.support.servers import free_port
 from tests.support.service import DIGITS, ROOT, Service
 from tests.support.waiting import wait_until
@@ -31,7 +31,7 @@ MODELS = (ROOT / "docs" / "models.md").read_text()
 
 @pytest.fixture(scope="module")
 def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Serve the documented models: digits, double, three for text, one of BF16, and digits again with a custom task."""
+    """Serve the documented models: digits, double, some for text, sounds and BF16, and digits again with custom tasks."""
     models_dir = tmp_path_factory.mktemp("models")
     models.doubling(models_dir)
     text.encoder(models_dir, "sentences")
@@ -42,6 +42,8 @@ def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     same = graphs.node("Identity", ["x"], ["y"])
     graphs.write(copy / "1" / "model.onnx", [same], {"x": ["N", 4]}, {"y": ["N", 4]}, kinds=kinds)
     (copy / "model.toml").write_text('task = "tensor"')
+    (toml,) = re.findall(r"## Audio, as an example.+?```toml\n(.+?)```", MODELS, re.DOTALL)
+    (audio.statistics(models_dir, "sounds", toml) / "labels.txt").write_text("street\nbell\nrain")
     shutil.copytree(ROOT / "models" / "digits", models_dir / "digits")
     own = shutil.copytree(ROOT / "models" / "digits", models_dir / "parity")
     (code,) = re.findall(r"```python\n(# models/digits/parity\.py.+?)```", MODELS, re.DOTALL)
@@ -179,6 +181,35 @@ def test_the_example_of_a_text_fits_a_model_with_a_tokenizer(tmp_path: Path) -> 
     answer = task.postprocess({"y": vectors}, parameters)
     assert [*map(float, answer.pop("embedding"))] == pytest.approx([0.6, 0.8, 0, 0])
     assert answer == {"dimensions": 4, "tokens": 5, "truncated": False}
+
+
+def test_the_examples_of_audio_work(documented: Service, tmp_path: Path) -> None:
+    block, shown = re.findall(r"## Audio, as an example.+?```sh\n(.+?)```\n```json\n(.+?)```", MODELS, re.DOTALL)[0]
+    (of_api,) = re.findall(r"```sh\n(curl -H 'Content-Type: audio.+?)```", API, re.DOTALL)
+    assert block.startswith(of_api)
+    (tmp_path / "bell.wav").write_bytes(audio.encode(audio.sine(440, 2.5)))
+    script = block.replace("http://localhost:8000", documented.url).replace("curl ", "curl -sS -w '\\n' ")
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    raw, form, encoded = (json.loads(answer) for answer in done.stdout.splitlines())
+    expected = json.loads(shown)["output"]
+    for each in expected["predictions"]:
+        each["probability"] = pytest.approx(each["probability"], abs=1e-5)
+    assert raw["output"] == expected
+    assert documented.final(form["id"])["output"] == raw["output"]
+    assert documented.final(encoded["id"])["output"]["predictions"] == raw["output"]["predictions"][:1]
+
+
+def test_the_example_of_an_audio_embedding_is_an_answer_of_the_task(tmp_path: Path) -> None:
+    (shown,) = re.findall(r'```json\n({[^\n]+"embedding": \[0.6, 0.8\][^\n]+)', MODELS)
+    (tmp_path / "model.toml").write_text('task = "audio-embedding"\n[audio]\nsample_rate = 16000')
+    outputs = [TensorSpec("y", "FP32", (2,))]
+    task = load_task(read_spec(tmp_path), tmp_path, [TensorSpec("x", "FP32", (-1,))], outputs)
+    parameters: dict[str, Any] = {}
+    task.preprocess("audio", audio.encode(audio.sine(440, 2.5)), parameters)
+    answer = task.postprocess({"y": np.array([3, 4], np.float32)}, parameters)
+    assert answer | {"embedding": [*map(float, answer["embedding"])]} == json.loads(shown)["output"] | {
+        "embedding": pytest.approx([0.6, 0.8])
+    }
 
 
 def test_the_documented_rollout_commands_work(tmp_path: Path) -> None:

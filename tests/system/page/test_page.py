@@ -20,7 +20,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.support import models
 from tests.support import waiting as support
-from tests.support.model_files import tabular
+from tests.support.model_files import audio, tabular
 from tests.support.service import ROOT
 from tests.support.service import Service as Jitney
 
@@ -219,3 +219,41 @@ def test_a_model_without_images_has_a_form_for_its_input(browser: webdriver.Chro
         browser.find_element(By.ID, "flood").click()
         wait_until(browser, "document.getElementById('flood-result').dataset.state === 'done'", "the flood is over")
         assert browser.find_element(By.ID, "flood-result").get_dom_attribute("data-answers") == "256"
+
+
+def test_a_model_for_audio_has_a_form_for_a_file(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    folder = audio.statistics(
+        tmp_path / "models",
+        "sounds",
+        'task = "audio-classification"\n[audio]\nsample_rate = 16000\n'
+        '[classification]\nlabels = "labels.txt"\nsoftmax = false',
+    )
+    (folder / "labels.txt").write_text("\n".join(audio.LABELS))
+    models.doubling(tmp_path / "models")
+    (tmp_path / "tone.wav").write_bytes(audio.steps(0.5, -0.25))
+    (tmp_path / "page.txt").write_text("no sound")
+    with Jitney(tmp_path / "models") as service:
+        support.wait_until(lambda: len(service.http.get("/v1/models").json()["models"]) == 2, "all models are served")
+        logged(browser, "browser")
+        browser.get(service.url)
+        wait_until(browser, "document.querySelectorAll('#model option:enabled').length === 2", "models can be chosen")
+        choice, file = (browser.find_element(By.ID, name) for name in ("model", "file"))
+        choice.find_element(By.CSS_SELECTOR, "option[value=sounds]").click()
+        shown = {name: browser.find_element(By.ID, name).is_displayed() for name in ("sound", "surface", "written")}
+        assert shown == {"sound": True, "surface": False, "written": False}
+        assert file.get_dom_attribute("accept") == "audio/*"
+        browser.find_element(By.ID, "read").click()
+        assert browser.find_element(By.ID, "status").text == "Choose an audio file first."
+        file.send_keys(str(tmp_path / "page.txt"))
+        assert "“page.txt” is text/plain, not audio." in browser.find_element(By.ID, "status").text
+        file.send_keys(str(tmp_path / "tone.wav"))
+        wait_until(browser, "document.getElementById('answer').textContent === 'quiet'", "the audio has its answer")
+        assert "50.0 %" in browser.find_element(By.ID, "bars").text
+        assert "--data-binary '@tone.wav'" in browser.find_element(By.ID, "curl").text
+        wait_until(browser, "document.getElementById('sound').duration === 0.5", "the audio can be played")
+        browser.find_element(By.ID, "flood").click()
+        wait_until(browser, "document.getElementById('flood-result').dataset.state === 'done'", "the flood is over")
+        assert browser.find_element(By.ID, "flood-result").get_dom_attribute("data-answers") == "256"
+        assert logged(browser, "browser") == []
+        choice.find_element(By.CSS_SELECTOR, "option[value=double]").click()
+        assert not browser.find_element(By.ID, "sound").is_displayed()

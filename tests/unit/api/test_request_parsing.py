@@ -103,8 +103,8 @@ def test_an_image_without_a_file_name_is_the_image() -> None:
 @pytest.mark.parametrize(
     ("parts", "code", "says"),
     [
-        ([part("model", b"m")], "invalid_request", "no field named image or text"),
-        ([IMAGE, part("text", b"a")], "invalid_request", "both of the fields image or text"),
+        ([part("model", b"m")], "invalid_request", "no field named image, audio or text: send one of them"),
+        ([IMAGE, part("text", b"a")], "invalid_request", "the fields image and text: send one of them"),
         ([part("text", b"a" * ((1 << 20) + 1))], "body_too_large", "1048576"),
         ([part("text", b"caf\xe9")], "malformed_request", "not UTF-8"),
         ([part("text", b"a"), part("rows", b"2")], "invalid_request", "input.texts"),

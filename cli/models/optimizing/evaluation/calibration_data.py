@@ -80,7 +80,9 @@ def make_synthetic_examples(version: LoadedVersion) -> Examples:
         return Examples(f"{SYNTHETIC_EXAMPLES} synthetic images", rows)
     engine = version.engine
     if made := version.task.make_rows(SYNTHETIC_EXAMPLES):
-        return Examples(f"{SYNTHETIC_EXAMPLES} synthetic texts", [Example(row=row) for row in made])
+        return Examples(
+            f"{SYNTHETIC_EXAMPLES} synthetic {version.folder.spec.task} rows", [Example(row=row) for row in made]
+        )
     try:
         generator = RowGenerator(
             engine.inputs,

@@ -58,9 +58,9 @@ def test_a_custom_task_serves(relu: Relu, tmp_path: Path) -> None:
         (HEAD + BODY, "mine.py:Byte", "Byte: is not a class in this file derived from"),
         ("class Bytes: pass", "mine.py:Bytes", "Bytes: is not a class in this file derived from"),
         (
-            HEAD + BODY + '    kinds = frozenset({"audio"})',
+            HEAD + BODY + '    kinds = frozenset({"video"})',
             "mine.py:Bytes",
-            "allowed: one or more of ['bytes', 'image', 'json', 'raw'",
+            "allowed: one or more of ['audio', 'bytes', 'image', 'json'",
         ),
         (HEAD + BODY + "    kinds = None", "mine.py:Bytes", "kinds = None; allowed"),
         (

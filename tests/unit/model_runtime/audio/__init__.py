@@ -1,0 +1,1 @@
+"""Unit tests of decoding audio: formats, resampling, limits, damaged and mutated files."""
