@@ -31,7 +31,7 @@ MODELS = (ROOT / "docs" / "models.md").read_text()
 
 @pytest.fixture(scope="module")
 def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Serve the documented models: digits, double, some for text, sounds and BF16, and digits again with custom tasks."""
+    """Serve the documented models: digits, double, some for text, sounds, BF16, and digits with custom tasks."""
     models_dir = tmp_path_factory.mktemp("models")
     models.doubling(models_dir)
     text.encoder(models_dir, "sentences")
