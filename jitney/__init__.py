@@ -1,7 +1,7 @@
 """Public Python API: custom tasks, custom engines, and models without the service (docs/models.md).
 
 Task                       base class of every task
-ImageClassification, ImageEmbedding, ObjectDetection, TabularTask, TensorTask,
+ImageClassification, ImageEmbedding, ImageSegmentation, ObjectDetection, TabularTask, TensorTask,
 TextClassification, TextEmbedding, TextRanking, TokenClassification
                            built-in tasks, which a custom task may also derive from
 ModelSpec                  the parsed `model.toml`, passed to tasks and engines
@@ -22,6 +22,7 @@ from model_runtime.spec.model_toml import ModelSpec
 from model_runtime.tasks import (
     ImageClassification,
     ImageEmbedding,
+    ImageSegmentation,
     ObjectDetection,
     RetryableError,
     TabularTask,
@@ -38,6 +39,7 @@ __all__ = [
     "CustomEngine",
     "ImageClassification",
     "ImageEmbedding",
+    "ImageSegmentation",
     "ModelSpec",
     "ObjectDetection",
     "Refused",

@@ -157,8 +157,10 @@ class Model:
         return bodies if bodies is not None and max(map(len, bodies)) <= most else None
 
     def has_large_output(self, outputs: Mapping[str, Array]) -> bool:
-        """Return whether the JSON of an item's outputs takes long to write."""
-        return self._task.returns_arrays and sum(array.nbytes for array in outputs.values()) > LARGE_OUTPUT_BYTES
+        """Return whether an item's outputs take long to postprocess, or their JSON to write."""
+        if self._task.returns_arrays:
+            return sum(array.nbytes for array in outputs.values()) > LARGE_OUTPUT_BYTES
+        return self._task.is_slow
 
     @property
     def uses_gpu(self) -> bool:

@@ -12,6 +12,7 @@ from model_runtime.repository.repository import ModelFolder
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
 from model_runtime.tasks.image_classification import ImageClassification
 from model_runtime.tasks.image_embedding import ImageEmbedding
+from model_runtime.tasks.image_segmentation import ImageSegmentation
 from model_runtime.tasks.object_detection import ObjectDetection
 from model_runtime.tasks.tabular import TabularTask
 from model_runtime.tasks.task import KINDS, RetryableError, Task
@@ -26,6 +27,7 @@ from model_runtime.tensor_spec import TensorSpec
 __all__ = [
     "ImageClassification",
     "ImageEmbedding",
+    "ImageSegmentation",
     "ObjectDetection",
     "RetryableError",
     "TabularTask",
@@ -44,6 +46,7 @@ __all__ = [
 _BUILT_IN: Final[dict[str, type[Task]]] = {
     "image-classification": ImageClassification,
     "image-embedding": ImageEmbedding,
+    "image-segmentation": ImageSegmentation,
     "object-detection": ObjectDetection,
     "tabular": TabularTask,
     "tensor": TensorTask,

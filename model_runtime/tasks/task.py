@@ -37,6 +37,7 @@ class Task(ABC):
     `stacks_rows`  True: `postprocess` is called once for all rows, whose outputs are stacked along a new first
                    dimension; False: once for each row, and the job's output is {"rows": [...]}
     `returns_arrays`  True: `postprocess` passes the model's arrays on, so that its output is as large as they are
+    `is_slow`      True: `postprocess` takes long whatever the size of the outputs, so it runs in a thread
     `label_count`  the number of labels; None if it does not apply
     `row_shapes`   the shapes that `preprocess` makes, by input name, where all items have the same: the model is
                    measured and warmed up with them, if its own dimensions are free
@@ -49,6 +50,7 @@ class Task(ABC):
     takes_rows: ClassVar[bool] = False
     stacks_rows: ClassVar[bool] = False
     returns_arrays: ClassVar[bool] = False
+    is_slow: ClassVar[bool] = False
     label_count: int | None = None
     row_shapes: Mapping[str, tuple[int, ...]] = {}
     row_group: Hashable = None
