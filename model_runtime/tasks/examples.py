@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from jobs.contract import tensors
-from jobs.contract.image_formats import detect_format
+from jobs.contract.image_formats import HEAD_BYTES, detect_format
 from jobs.contract.input_fields import encode_input
 from jobs.contract.job_request import read_json_fields
 from jobs.contract.json_reader import read_json, require_object
@@ -77,7 +77,7 @@ def read_example_file(path: Path, task: Task, inputs: Sequence[TensorSpec]) -> l
         examples = _json_examples(path.read_bytes(), task)
     elif "image" in task.kinds:
         with path.open("rb") as file:
-            if detect_format(file.read(64)) is None:
+            if detect_format(file.read(HEAD_BYTES)) is None:
                 message = "not an image"
                 raise ValueError(message)
         examples = [Example("image", path)]

@@ -13,7 +13,7 @@ from typing import Final
 from cli.bulk.errors import UNREADABLE, BadItem, CannotRun
 from cli.bulk.inputs import remote, tables
 from cli.bulk.inputs.items import MAX_BYTES, InputSource, Item, file_item, is_junk_file, sized_item
-from jobs.contract.image_formats import detect_format
+from jobs.contract.image_formats import HEAD_BYTES, detect_format
 
 ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 INPUT_KINDS: Final = "a folder, image files, a glob, .zip or .tar*, .jsonl, .csv or .parquet, or s3://BUCKET/PREFIX"
@@ -65,7 +65,7 @@ def _open(text: str, column: str | None, encoding: str | None, features: Sequenc
         if path.suffix.lower() in tables.SUFFIXES:
             return tables.open_table(path, column, encoding, features)
         with path.open("rb") as file:
-            if detect_format(file.read(16)):
+            if detect_format(file.read(HEAD_BYTES)):
                 return _file_source([path], None)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, ValueError) as error:
         raise CannotRun(f"{text} is not what its suffix says: {error}") from error
