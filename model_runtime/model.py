@@ -80,6 +80,7 @@ class Model:
         self.stacks_rows = task.stacks_rows
         self._max_rows = folder.spec.max_rows if task.takes_rows and not self.has_custom_task else None
         self._columns = [column.card() for column in task.named_columns()] if isinstance(task, TabularTask) else []
+        self._from_file = [*map(str, task.from_file)]
         self._labels = task.label_count if isinstance(task.label_count, int) else None
 
     def preprocess(self, kind: str, data: bytes, parameters: dict[str, Any]) -> dict[str, Array]:
@@ -208,6 +209,7 @@ class Model:
             "max_rows": self._max_rows,
             "load_ms": round(self.load_ms, 3),
             "labels": self._labels,
+            "from_file": self._from_file,
         }
 
     def _raw_bytes(self) -> int | None:

@@ -94,9 +94,7 @@ class SegmentationSpec(_Section):
         None, pattern=_FILE_NAME, description="the name of a text file in the model's folder, one label per line"
     )
     output: str | None = Field(None, description="the name of one of the model's outputs; if omitted, the first")
-    layout: Literal["NCHW", "NHWC"] | None = Field(
-        None, description="NCHW (classes first), NHWC (classes last); if omitted, that of [image]"
-    )
+    layout: Literal["NCHW", "NHWC"] = Field("NCHW", description="NCHW (classes first), NHWC (classes last)")
     scores: Literal["probability", "sigmoid"] = Field(
         "probability",
         description="probability (unchanged), sigmoid (the model returns the logits of one class); "

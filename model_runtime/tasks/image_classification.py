@@ -12,7 +12,7 @@ import numpy as np
 
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
 from model_runtime.tasks.answers import best_predictions, check_finite, read_top_k, softmax
-from model_runtime.tasks.image_input import ImageInput, read_labels
+from model_runtime.tasks.image_input import ImageInput, read_labels, wrong_labels
 from model_runtime.tasks.task import Task, refuse_unknown
 from model_runtime.tensor_spec import Array, TensorSpec
 
@@ -35,14 +35,12 @@ class ImageClassification(Task):
         self.row_shapes = self._image.row_shapes
         self._output = outputs[0]
         self._classes = _class_count(file, self._output)
-        self._labels = read_labels(file, folder, "classification.labels", spec.classification.labels)
+        name, key = spec.classification.labels, "classification.labels"
+        self._labels = read_labels(file, folder, key, name, self._output)
         if self._labels is not None:
             self.label_count = len(self._labels)
             if self._classes not in {None, self.label_count}:
-                counts = f"{len(self._labels)} labels, but the model has {self._classes} classes"
-                raise ModelError(
-                    folder / str(spec.classification.labels), None, f"{counts}; allowed: one line per class"
-                )
+                raise wrong_labels(file, key, name, self.label_count, f"{self._classes} classes")
             self._classes = self.label_count
 
     def preprocess(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:  # noqa: ARG002 - one kind

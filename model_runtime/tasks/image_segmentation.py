@@ -14,7 +14,7 @@ from model_runtime.images.mask_formats import EncodedMask, encode_png, encode_ru
 from model_runtime.output_encoding import Base64
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
 from model_runtime.tasks.answers import check_finite, read_choice, read_number
-from model_runtime.tasks.image_input import ImageInput, read_labels
+from model_runtime.tasks.image_input import ImageInput, read_labels, wrong_labels
 from model_runtime.tasks.task import Task, refuse_unknown
 from model_runtime.tensor_spec import DTYPES, Array, TensorSpec
 
@@ -44,18 +44,17 @@ class ImageSegmentation(Task):
         self._image = ImageInput(file, spec.image, inputs)
         self.row_shapes = self._image.row_shapes
         self._output = _find_output(file, self._spec.output, outputs)
-        self._axis = 0 if (self._spec.layout or spec.image.layout) == "NCHW" else 2  # of the classes, if there is one
+        self._axis = 0 if self._spec.layout == "NCHW" else 2  # of the classes, if there is one
         self._has_scores = DTYPES[self._output.datatype].kind == "f"
         classes = self._output.shape[self._axis] if len(self._output.shape) == 3 else 1
         self._check_classes(file, classes)
         self._is_binary = self._has_scores and classes == 1
-        self._labels = read_labels(file, folder, "segmentation.labels", self._spec.labels)
+        self._labels = read_labels(file, folder, "segmentation.labels", self._spec.labels, outputs[0])
         if self._labels is not None:
             self.label_count, expected = len(self._labels), 2 if self._is_binary else classes
             if self._has_scores and self.label_count != expected != -1:
                 what = "2 classes, background and foreground" if self._is_binary else f"{classes} classes"
-                reason = f"{self.label_count} labels, but the model has {what}; allowed: one line per class"
-                raise ModelError(folder / str(self._spec.labels), None, reason)
+                raise wrong_labels(file, "segmentation.labels", self._spec.labels, self.label_count, what)
 
     def preprocess(self, kind: str, data: bytes, parameters: dict[str, Any]) -> dict[str, Array]:  # noqa: ARG002 - one kind
         """Return the array of one image. Raises Refused for invalid parameters or an invalid image."""

@@ -14,7 +14,7 @@ from model_runtime.images.geometry import compute_placement
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
 from model_runtime.tasks import boxes
 from model_runtime.tasks.answers import read_number
-from model_runtime.tasks.image_input import ImageInput, read_labels
+from model_runtime.tasks.image_input import ImageInput, read_labels, wrong_labels
 from model_runtime.tasks.task import Task, refuse_unknown
 from model_runtime.tensor_spec import Array, TensorSpec
 
@@ -45,7 +45,7 @@ class ObjectDetection(Task):
         file, self._spec = folder / SPEC_FILE, spec.detection
         self._image = ImageInput(file, spec.image, inputs)
         self.row_shapes = self._image.row_shapes
-        self._labels = read_labels(file, folder, "detection.labels", self._spec.labels)
+        self._labels = read_labels(file, folder, "detection.labels", self._spec.labels, outputs[0])
         self.label_count = None if self._labels is None else len(self._labels)
         self._box = self._spec.box or ("xyxy" if self._spec.format == "box-score-class" else "cxcywh")
         self._score_offset = 5 if self._spec.format == "yolo-objectness" else _BOX  # numbers of a box before its scores
@@ -156,8 +156,8 @@ class ObjectDetection(Task):
             reason = "the outputs do not determine the number of classes, or have none"
             raise ModelError(file, "detection.format", f"{reason}; allowed: another format, or outputs of fixed shapes")
         if self._labels is not None and len(self._labels) != classes:
-            reason = f"{len(self._labels)} labels, but the model has {classes} classes; allowed: one line per class"
-            raise ModelError(file.parent / str(self._spec.labels), None, reason)
+            name, count = self._spec.labels, len(self._labels)
+            raise wrong_labels(file, "detection.labels", name, count, f"{classes} classes")
 
 
 def _check_selected(file: Path, tensor_spec: TensorSpec) -> None:

@@ -122,7 +122,8 @@ def test_the_example_of_squeezenet_is_the_tested_one() -> None:
 
 
 def test_the_example_of_a_detector_fits_the_output_of_yolov8(tmp_path: Path) -> None:
-    (toml,) = re.findall(r"## A detector, as an example.+?```toml\n(.+?)```", MODELS, re.DOTALL)
+    section = re.findall(r"## A detector, as an example.+?\n## ", MODELS, re.DOTALL)[0]
+    _, toml = re.findall(r"```toml\n(.+?)```", section, re.DOTALL)
     (tmp_path / "model.toml").write_text(toml)
     (tmp_path / "labels.txt").write_text("\n".join(f"thing {number}" for number in range(80)))
     given = [TensorSpec("output0", "FP32", (84, 8400))]

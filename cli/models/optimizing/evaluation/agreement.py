@@ -119,7 +119,7 @@ def _compare_embeddings(expected: Run, actual: Run) -> Sequence[Comparison]:
 
 def _compare_detections(expected: Run, actual: Run) -> Sequence[Comparison]:
     """Match each detection of either version with one of the other; scores may differ around the threshold."""
-    threshold = expected.version.folder.spec.detection.score_threshold
+    threshold = expected.version.task.spec.detection.score_threshold
     old, new = (_detections(run, max(0.0, threshold - MAX_SCORE_DIFFERENCE)) for run in (expected, actual))
     compared = [_match(detection, new) for detection in old if detection["score"] >= threshold]
     return compared + [
@@ -173,7 +173,7 @@ def _corners(detections: Sequence[dict[str, Any]]) -> Array:
 
 def _probabilities(run: Run) -> Array:
     numbers: Array = run.outputs[run.version.engine.outputs[0].name].ravel().astype(np.float64)
-    if run.version.folder.spec.classification.softmax:
+    if run.version.task.spec.classification.softmax:
         powers = np.exp(numbers - numbers.max())
         numbers = powers / powers.sum()
     return numbers
