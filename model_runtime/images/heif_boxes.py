@@ -129,27 +129,38 @@ class _Items:
         self._references = self._read_references(found[b"iref"])
 
     def decoded_pixels(self) -> Iterator[int]:
-        """Yield the pixels of what is decoded for the primary item: itself, cells of a grid, transparency."""
-        pending, seen = [self._primary], set[int]()
+        """Yield the pixels of what is decoded for the primary item: itself, cells of a grid, transparency.
+
+        A cell counts as often as its grid names it, because it is decoded as often.
+        """
+        pending, parts = [self._primary], dict[int, list[int]]()
         while pending:
+            self._boxes.count(1)
             item = pending.pop()
-            if item in seen:
-                continue
-            seen.add(item)
-            kind = self._types.get(item, b"")
-            if kind == _GRID:
-                payload = self._payload(item)
-                side = 4 if payload[1] & 1 else 2
-                yield read_number(payload, 4, side) * read_number(payload, 4 + side, side)
-            elif kind == _AV1:
-                yield from read_sizes(self._payload(item))
-            elif kind == _HEVC:
-                yield self._declared.get(item, 0)  # libheif refuses data of another size
-            else:
-                raise ValueError("the image is of another type")
-            for name, one, others in self._references:
-                pending += others if name == b"dimg" and one == item else ()
-                pending += [one] if name == b"auxl" and item in others else ()
+            if item not in parts:
+                parts[item] = list(self._pixels(item))
+                for name, one, others in self._references:
+                    pending += self._cells(others) if name == b"dimg" and one == item else ()
+                    pending += [one] if name == b"auxl" and item in others else ()
+            yield from parts[item]
+
+    def _pixels(self, item: int) -> Iterator[int]:
+        kind = self._types.get(item, b"")
+        if kind == _GRID:
+            payload = self._payload(item)
+            side = 4 if payload[1] & 1 else 2
+            yield read_number(payload, 4, side) * read_number(payload, 4 + side, side)
+        elif kind == _AV1:
+            yield from read_sizes(self._payload(item))
+        elif kind == _HEVC:
+            yield self._declared.get(item, 0)  # libheif refuses data of another size
+        else:
+            raise ValueError("the image is of another type")
+
+    def _cells(self, items: Sequence[int]) -> Sequence[int]:
+        if any(self._types.get(item) == _GRID for item in items):
+            raise ValueError("a cell of a grid is a grid")
+        return items
 
     def _payload(self, item: int) -> bytes:
         data = self._boxes.data

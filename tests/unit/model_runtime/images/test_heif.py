@@ -81,6 +81,18 @@ def test_all_cells_and_transparency_count() -> None:
     assert "has 1050000 in 7 parts; allowed: 900000, or a copy" in caught.value.message
 
 
+def test_a_cell_counts_as_often_as_it_is_decoded() -> None:
+    data = encoded(Image.effect_noise((500, 300), 60).convert("RGB"), "HEIF", tile_size=128)
+    at = data.index(b"dimg") + 8  # after the number of the grid, and the count
+    cells = data[at : at + 24]
+    for other, code in ((cells[:2] * 12, ""), (data[at - 4 : at - 2] * 12, "invalid_image")):
+        changed = data[:at] + other + data[at + 24 :]
+        if code:
+            assert refusal(changed).code == code  # a grid in a grid
+        else:
+            assert heif_boxes.strip_file(changed).pixels == [500 * 300, *[128 * 128] * 12]
+
+
 def test_a_grid_is_as_large_as_its_item_says() -> None:
     data = encoded(Image.effect_noise((500, 300), 60).convert("RGB"), "HEIF", tile_size=128)
     at = data.index(struct.pack(">HH", 500, 300), data.index(b"idat"))
