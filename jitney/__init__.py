@@ -1,7 +1,7 @@
 """Public Python API: custom tasks, custom engines, and models without the service (docs/models.md).
 
 Task                       base class of every task
-AudioClassification, AudioEmbedding, ImageClassification, ImageEmbedding,
+AudioClassification, AudioEmbedding, ImageClassification, ImageEmbedding, ImageSegmentation,
 ObjectDetection, TabularTask, TensorTask,
 TextClassification, TextEmbedding, TextRanking, TokenClassification
                            built-in tasks, which a custom task may also derive from
@@ -27,6 +27,7 @@ from model_runtime.tasks import (
     AudioEmbedding,
     ImageClassification,
     ImageEmbedding,
+    ImageSegmentation,
     ObjectDetection,
     RetryableError,
     TabularTask,
@@ -45,6 +46,7 @@ __all__ = [
     "CustomEngine",
     "ImageClassification",
     "ImageEmbedding",
+    "ImageSegmentation",
     "ModelSpec",
     "ObjectDetection",
     "Refused",

@@ -102,6 +102,7 @@ class Model:
         self.stacks_rows = task.stacks_rows
         self._max_rows = folder.spec.max_rows if task.takes_rows and not self.has_custom_task else None
         self._columns = [column.card() for column in task.named_columns()] if isinstance(task, TabularTask) else []
+        self._from_file = [*map(str, task.from_file)]
         self._labels = task.label_count if isinstance(task.label_count, int) else None
 
     def preprocess(self, kind: str, data: bytes, parameters: dict[str, Any]) -> dict[str, Array]:
@@ -193,8 +194,10 @@ class Model:
         return bodies if bodies is not None and max(map(len, bodies)) <= most else None
 
     def has_large_output(self, outputs: Mapping[str, Array]) -> bool:
-        """Return whether the JSON of an item's outputs takes long to write."""
-        return self._task.returns_arrays and sum(array.nbytes for array in outputs.values()) > LARGE_OUTPUT_BYTES
+        """Return whether an item's outputs take long to postprocess, or their JSON to write."""
+        if self._task.returns_arrays:
+            return sum(array.nbytes for array in outputs.values()) > LARGE_OUTPUT_BYTES
+        return self._task.is_slow
 
     @property
     def uses_gpu(self) -> bool:
@@ -243,6 +246,7 @@ class Model:
             "max_rows": self._max_rows,
             "load_ms": round(self.load_ms, 3),
             "labels": self._labels,
+            "from_file": self._from_file,
         }
 
     def _lengths_card(self) -> dict[str, Any] | None:

@@ -41,9 +41,12 @@ def _doctor(args: argparse.Namespace) -> int:
         print(f"jitney models: doctor {hint}", file=sys.stderr)
         return NOTHING_THERE
     from cli.models.doctor import examine  # noqa: PLC0415 (needs onnx)
+    from model_runtime.repository.onnx_file import read_metadata  # noqa: PLC0415 (as above)
+    from model_runtime.spec.file_defaults import describe_metadata  # noqa: PLC0415 (needs numpy)
 
     result = examine(path, args.fix, args.provider, dict(args.shape))
-    print("\n".join(result.lines))
+    said = describe_metadata(read_metadata(path))
+    print("\n".join([*result.lines, *([f"  its metadata has {said}"] if said else [])]))
     return YES if result.good else NO
 
 

@@ -2,7 +2,11 @@
 
 from typing import Final
 
-IMAGE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+# Workers decode HEIF, which cameras call HEIC, with the extra heic alone.
+IMAGE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "HEIF")
+HEAD_BYTES: Final = 64  # of a file, by which formats are told
+_AVIF_BRANDS: Final = frozenset({b"avif", b"avis"})
+_HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
 
 
 def detect_format(data: bytes) -> str | None:
@@ -17,4 +21,16 @@ def detect_format(data: bytes) -> str | None:
         return "GIF"
     if data.startswith(b"BM"):
         return "BMP"
+    return _detect_brand(data) if data[4:8] == b"ftyp" else None
+
+
+def _detect_brand(data: bytes) -> str | None:
+    """Return the format of an ISO base media file by its major brand, or else by those that it is compatible with."""
+    end = min(int.from_bytes(data[:4], "big"), HEAD_BYTES)
+    for at in (8, *range(16, end, 4)):
+        brand = data[at : at + 4]
+        if brand in _AVIF_BRANDS:
+            return "AVIF"
+        if brand in _HEIF_BRANDS:
+            return "HEIF"
     return None

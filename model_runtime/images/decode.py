@@ -11,11 +11,19 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 
 # Imported to register the plugins: otherwise Pillow loads all of its plugins at the first WebP image.
-from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401
+)
 
 from jobs.contract.errors import Refused
 from jobs.contract.image_formats import IMAGE_FORMATS, detect_format
-from model_runtime.images import bmp_rle, strip_gif, strip_jpeg, strip_png
+from model_runtime.images import bmp_rle, heif_boxes, strip_gif, strip_jpeg, strip_png
 from model_runtime.images.geometry import compute_placement
 from model_runtime.images.orientation import SIDEWAYS, read_transpose
 from model_runtime.images.stripped_image import StrippedImage
@@ -25,10 +33,20 @@ from model_runtime.tensor_spec import Array
 # Pillow only warns at sizes that a model's `max_pixels` may allow. Its hard limit remains in force.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 bmp_rle.register()
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # images are decoded beside each other
+try:
+    import pillow_heif
+except ImportError:
+    _HAS_HEIF = False
+else:
+    _HAS_HEIF = True
+    # Only for files that are told to be HEIF: all images are opened as one format.
+    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
 # Resizing a side of millions of pixels takes Pillow seconds and gigabytes while it holds the GIL. A side longer than a
 # JPEG's is first reduced by averaging to _GAP times the result.
 _LONG_SIDE, _GAP = 65_536, 64.0
 _STRIPPERS: Final = {"PNG": strip_png.strip_file, "GIF": strip_gif.strip_file}
+_BOXED: Final = ("AVIF", "HEIF")
 
 
 class DecodedImage(NamedTuple):
@@ -57,6 +75,10 @@ def decode_image(data: bytes, spec: ImageSpec) -> DecodedImage:
             f"the first bytes are not those of a supported image format; allowed: {', '.join(IMAGE_FORMATS)}",
             allowed=list(IMAGE_FORMATS),
         )
+    if kind == "HEIF" and not _HAS_HEIF:
+        allowed = [name for name in IMAGE_FORMATS if name != kind]
+        how = f'pip install -e ".[heic]" on the worker; allowed here: {", ".join(allowed)}'
+        raise Refused("unsupported_media_type", f"images of HEIF (HEIC) need the extra heic: {how}", allowed=allowed)
     try:
         return _decode(data, kind, spec)
     except (Refused, MemoryError):
@@ -70,13 +92,16 @@ def decode_image(data: bytes, spec: ImageSpec) -> DecodedImage:
 
 def _decode(data: bytes, kind: str, spec: ImageSpec) -> DecodedImage:
     jpeg = strip_jpeg.strip_file(data) if kind == "JPEG" else None
-    stripped = jpeg.stripped if jpeg else _STRIPPERS.get(kind, StrippedImage)(data)
+    boxed = heif_boxes.strip_file(data) if kind in _BOXED else None
+    stripped = jpeg.stripped if jpeg else _STRIPPERS.get(kind, StrippedImage)(boxed.data if boxed else data)
     image: Image.Image = Image.open(io.BytesIO(stripped.data), formats=[kind])
     width, height = image.size
     if width * height > spec.max_pixels:
         raise _too_many(f"the image is {width} x {height} = {width * height} pixels", spec)
     if width == 0 or height == 0:
         raise Refused("invalid_image", f"the {kind} image has no pixels")
+    if boxed:
+        heif_boxes.check_pixels(boxed, kind, image.size, spec.max_pixels)
     if kind == "BMP":
         bmp_rle.check_size(image, len(data))
     if jpeg:
@@ -87,24 +112,30 @@ def _decode(data: bytes, kind: str, spec: ImageSpec) -> DecodedImage:
         # Twice the size is enough for resizing. Turning may swap the sides, so both use the longer one.
         side = 2 * (spec.resize if isinstance(spec.resize, int) else max(spec.resize))
         image.draft("L" if spec.color == "gray" else None, (side, side))
-    if kind == "PNG":
-        # A damaged stream is decoded as far as possible, as browsers do: only the first load fails. A truncated file
-        # fails twice and is refused.
-        try:
-            image.load()
-        except OSError:
-            image.load()
-    else:
-        image.load()
+    _load(image, kind)
     upright = (
         read_transpose(stripped.exif, stripped.xmp)
-        if kind != "WEBP"
+        if kind != "WEBP" and not boxed
         else read_transpose(_read_metadata(image, "exif"), _read_metadata(image, "xmp"))
     )
     flat = _flatten(image, spec)
     if upright is None:
         return DecodedImage(flat, width, height)
     return DecodedImage(flat.transpose(upright), *((height, width) if upright in SIDEWAYS else (width, height)))
+
+
+def _load(image: Image.Image, kind: str) -> None:
+    """Decode the pixels.
+
+    A damaged stream of a PNG is decoded as far as possible, as browsers do: only the first load fails. A truncated file
+    fails twice and is refused.
+    """
+    try:
+        image.load()
+    except OSError:
+        if kind != "PNG":
+            raise
+        image.load()
 
 
 def _read_metadata(image: Image.Image, name: str) -> bytes:

@@ -7,6 +7,7 @@ so that a runtime reads nothing that was not checked.
 import hashlib
 import mmap
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -22,7 +23,7 @@ _TENSOR_PATHS: Final[Mapping[str, Mapping[int, str]]] = {
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
 }
-_GRAPH: Final = 7
+_GRAPH, _METADATA = 7, 14  # fields of a model
 _NODE, _WEIGHT, _INPUT = 1, 5, 11  # fields of a graph
 _VALUE_INFOS: Final = (_INPUT, 12, 13)  # of inputs, outputs and inner tensors
 _WEIGHT_TYPE, _BFLOAT16 = 2, 16  # field of a weight, and its value
@@ -102,6 +103,15 @@ def has_bf16(path: Path) -> bool:
         for tensor in _fields(kind, 1)
     )
     return _BFLOAT16 in (*weights, *declared)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return what exporters wrote into a checked file: its `metadata_props`. Texts that are no UTF-8 are left out."""
+    found: dict[str, str] = {}
+    for entry in _fields(_map(path), _METADATA):
+        with suppress(UnicodeDecodeError):
+            found[_text(entry, 1)] = _text(entry, 2)
+    return found
 
 
 def _map(path: Path) -> memoryview:

@@ -27,7 +27,8 @@ def compute_digest(folder: ModelFolder) -> str:
     settings = spec.model_dump(exclude=_MACHINE_SETTINGS, exclude_defaults=True, warnings=False)
     total = hashlib.sha256(repr(sorted(settings.items())).encode())
     has_custom_code = ".py:" in f"{spec.task} {spec.engine}"
-    names = {spec.classification.labels, spec.detection.labels, spec.tabular.labels, spec.text.labels}
+    sections = (spec.classification, spec.detection, spec.segmentation, spec.tabular, spec.text)
+    names = {section.labels for section in sections}
     has_text = has_custom_code or spec.task in TEXT_TASKS
     names |= {*TEXT_FILES} if has_text else set()
     beside = [path for path in folder.path.iterdir() if has_custom_code or path.name in names]

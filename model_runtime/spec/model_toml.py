@@ -22,7 +22,8 @@ __all__ = ["AudioSpec", "ClassificationSpec", "ImageSpec", "ModelError", "ModelS
 
 SPEC_FILE: Final = "model.toml"
 _TASKS: Final = (
-    *("image-classification", "image-embedding", "object-detection", "audio-classification", "audio-embedding"),
+    *("image-classification", "image-embedding", "image-segmentation", "object-detection"),
+    *("audio-classification", "audio-embedding"),
     *("tabular", "tensor", *TEXT_TASKS),
 )
 _FILE_NAME: Final = r"^[^/\\.][^/\\]*$"
@@ -86,6 +87,22 @@ class DetectionSpec(_Section):
         description="a number from 0 to 1 (1: keep overlapping boxes); if omitted, 1 for box-score-class, else 0.45",
     )
     max_detections: int = Field(100, ge=1, le=1000, description="a whole number from 1 to 1000")
+
+
+class SegmentationSpec(_Section):
+    """`[segmentation]`: how an output becomes the class of each pixel of the picture."""
+
+    labels: str | None = Field(
+        None, pattern=_FILE_NAME, description="the name of a text file in the model's folder, one label per line"
+    )
+    output: str | None = Field(None, description="the name of one of the model's outputs; if omitted, the first")
+    layout: Literal["NCHW", "NHWC"] = Field("NCHW", description="NCHW (classes first), NHWC (classes last)")
+    scores: Literal["probability", "sigmoid"] = Field(
+        "probability",
+        description="probability (unchanged), sigmoid (the model returns the logits of one class); "
+        "of several classes the one of the largest score is chosen, whatever they are",
+    )
+    threshold: float = Field(0.5, ge=0, le=1, description="a number from 0 to 1: of the only class")
 
 
 def _names(value: Any) -> tuple[str, ...]:
@@ -203,6 +220,9 @@ class ModelSpec(_Section):
     text: TextSpec = Field(default_factory=TextSpec, description="a table of keys under [text]")
     tabular: TabularSpec = Field(default_factory=TabularSpec, description="a table of keys under [tabular]")
     detection: DetectionSpec = Field(default_factory=DetectionSpec, description="a table of keys under [detection]")
+    segmentation: SegmentationSpec = Field(
+        default_factory=SegmentationSpec, description="a table of keys under [segmentation]"
+    )
 
 
 def read_spec(folder: Path, version: str | None = None) -> ModelSpec:

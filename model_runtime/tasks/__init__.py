@@ -5,15 +5,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from jobs.contract.input_fields import SINGLE_INPUT_FIELDS
+from model_runtime.engine.onnx_engine import OnnxEngine
 from model_runtime.engine.open_engine import AnyEngine
 from model_runtime.repository.module_loading import load_module
+from model_runtime.repository.onnx_file import read_metadata
 from model_runtime.repository.path_checks import check_file
 from model_runtime.repository.repository import ModelFolder
+from model_runtime.spec.file_defaults import fill_from_file
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
 from model_runtime.tasks.audio.audio_classification import AudioClassification
 from model_runtime.tasks.audio.audio_embedding import AudioEmbedding
 from model_runtime.tasks.image_classification import ImageClassification
 from model_runtime.tasks.image_embedding import ImageEmbedding
+from model_runtime.tasks.image_segmentation import ImageSegmentation
 from model_runtime.tasks.object_detection import ObjectDetection
 from model_runtime.tasks.tabular import TabularTask
 from model_runtime.tasks.task import KINDS, RetryableError, Task
@@ -30,6 +34,7 @@ __all__ = [
     "AudioEmbedding",
     "ImageClassification",
     "ImageEmbedding",
+    "ImageSegmentation",
     "ObjectDetection",
     "RetryableError",
     "TabularTask",
@@ -50,6 +55,7 @@ _BUILT_IN: Final[dict[str, type[Task]]] = {
     "audio-embedding": AudioEmbedding,
     "image-classification": ImageClassification,
     "image-embedding": ImageEmbedding,
+    "image-segmentation": ImageSegmentation,
     "object-detection": ObjectDetection,
     "tabular": TabularTask,
     "tensor": TensorTask,
@@ -94,7 +100,15 @@ def attach_task(folder: ModelFolder, engine: AnyEngine) -> Task:
 
     Raises ModelError.
     """
-    task = load_task(folder.spec, folder.path, engine.inputs, engine.outputs)
+    spec, outputs = folder.spec, list(engine.outputs)
+    used: Sequence[str] = ()
+    if isinstance(engine, OnnxEngine):
+        metadata, file = read_metadata(folder.onnx), folder.path / SPEC_FILE
+        spec, labels, used = fill_from_file(spec, metadata, engine.inputs, outputs, file)
+        if labels:
+            outputs[0] = outputs[0]._replace(labels=tuple(labels))
+    task = load_task(spec, folder.path, engine.inputs, outputs)
+    task.from_file = used
     shapes = {name: shape for name, shape in task.row_shapes.items() if -1 not in shape}
     engine.inputs = [
         tensor_spec._replace(shape=shapes.get(tensor_spec.name, tensor_spec.shape)) for tensor_spec in engine.inputs

@@ -71,6 +71,19 @@ def read_choice(parameters: Mapping[str, Any], name: str, allowed: Sequence[str]
     return str(value)
 
 
+def read_number(
+    parameters: Mapping[str, Any], name: str, default: float, low: float, high: float, *, is_whole: bool = False
+) -> float:
+    """Return a parameter that is a number from `low` to `high`. Raises Refused."""
+    value = parameters.get(name, default)
+    is_number = isinstance(value, int if is_whole else int | float) and not isinstance(value, bool)
+    if is_number and low <= value <= high:
+        return float(value)
+    what = "a whole number" if is_whole else "a number"
+    message = f"parameter {name!r} is {describe_value(value)}; allowed: {what} from {low} to {high}"
+    raise Refused("invalid_request", message)
+
+
 def to_embedding(values: Array, encoding: str, what: str, *, normalize: bool) -> dict[str, Any]:
     """Return the answer of a vector, with all digits of float32: numbers, or base64 of its little-endian bytes.
 

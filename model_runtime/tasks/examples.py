@@ -82,7 +82,7 @@ def read_example_file(path: Path, task: Task, inputs: Sequence[TensorSpec]) -> l
     elif kind := next((kind for kind in _FILE_KINDS if kind in task.kinds), None):
         detect, description = _FILE_KINDS[kind]
         with path.open("rb") as file:
-            if detect(file.read(64)) is None:
+            if detect(file.read(image_formats.HEAD_BYTES)) is None:
                 message = f"not {description}"
                 raise ValueError(message)
         examples = [Example(kind, path)]

@@ -32,7 +32,7 @@ class ImageClassification(Task):
         self._image = ImageInput(file, spec.image, inputs)
         self.row_shapes = self._image.row_shapes
         self._output = outputs[0]
-        self._classes = Classes(folder, spec.classification, _class_count(file, self._output))
+        self._classes = Classes(folder, spec.classification, _class_count(file, self._output), self._output)
         self.label_count = self._classes.label_count
 
     def preprocess(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:  # noqa: ARG002 - one kind

@@ -32,10 +32,15 @@ class ImageInput:
         return {self.tensor_spec.name: array.astype(DTYPES[self.tensor_spec.datatype], copy=False)}, picture
 
 
-def read_labels(file: Path, folder: Path, key: str, name: str | None) -> list[str] | None:
-    """Return the lines of the text file that `key` of `file` names, None without a name. Raises ModelError."""
+def read_labels(
+    file: Path, folder: Path, key: str, name: str | None, output: TensorSpec | None = None
+) -> list[str] | None:
+    """Return the lines of the text file that `key` of `file` names, or else the labels of an output.
+
+    None if there are none. Raises ModelError.
+    """
     if name is None:
-        return None
+        return [*map(str, output.labels)] if output is not None and output.labels else None
     path = folder / name
     check_file(folder, path, key, file)
     try:
@@ -45,6 +50,14 @@ def read_labels(file: Path, folder: Path, key: str, name: str | None) -> list[st
     except UnicodeDecodeError as error:
         raise ModelError(path, None, "is not UTF-8 text") from error
     return [line.strip() for line in text.split("\n")]
+
+
+def wrong_labels(file: Path, key: str, name: str | None, labels: int, what: str) -> ModelError:
+    """Return the error for another number of labels than of classes. `what`: the classes that the model has."""
+    where = f"{labels} labels" if name else f"the model's file has {labels} labels"
+    allowed = "one line per class" if name else f"{key} = a file with one line per class"
+    reason = f"{where}, but the model has {what}; allowed: {allowed}"
+    return ModelError(file.parent / name if name else file, None if name else key, reason)
 
 
 def _match_input(file: Path, image: ImageSpec, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ImageSpec]:

@@ -13,15 +13,16 @@ from jobs.contract.errors import Refused
 from model_runtime.images.geometry import compute_placement
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
 from model_runtime.tasks import boxes
-from model_runtime.tasks.image_input import ImageInput, read_labels
+from model_runtime.tasks.answers import read_number
+from model_runtime.tasks.image_input import ImageInput, read_labels, wrong_labels
 from model_runtime.tasks.task import Task, refuse_unknown
 from model_runtime.tensor_spec import Array, TensorSpec
 
-# Parameter → type, minimum, maximum.
-_LIMITS: Final[dict[str, tuple[type[float], int, int]]] = {
-    "score_threshold": (float, 0, 1),
-    "iou_threshold": (float, 0, 1),
-    "max_detections": (int, 1, 1000),
+# Parameter → minimum, maximum, whether it is a whole number.
+_LIMITS: Final = {
+    "score_threshold": (0, 1, False),
+    "iou_threshold": (0, 1, False),
+    "max_detections": (1, 1000, True),
 }
 _SIZE: Final = ".size"  # of the image: passed from `preprocess` to `postprocess`
 _BOX: Final = 4
@@ -44,7 +45,7 @@ class ObjectDetection(Task):
         file, self._spec = folder / SPEC_FILE, spec.detection
         self._image = ImageInput(file, spec.image, inputs)
         self.row_shapes = self._image.row_shapes
-        self._labels = read_labels(file, folder, "detection.labels", self._spec.labels)
+        self._labels = read_labels(file, folder, "detection.labels", self._spec.labels, outputs[0])
         self.label_count = None if self._labels is None else len(self._labels)
         self._box = self._spec.box or ("xyxy" if self._spec.format == "box-score-class" else "cxcywh")
         self._score_offset = 5 if self._spec.format == "yolo-objectness" else _BOX  # numbers of a box before its scores
@@ -125,7 +126,10 @@ class ObjectDetection(Task):
         return {"label": label, "index": index, "score": round(score, 6), "box": rounded}
 
     def _read_parameters(self, parameters: Mapping[str, Any]) -> list[float]:
-        return [_number(parameters, name, self._default(name)) for name in _LIMITS]
+        return [
+            read_number(parameters, name, self._default(name), low, high, is_whole=is_whole)
+            for name, (low, high, is_whole) in _LIMITS.items()
+        ]
 
     def _default(self, name: str) -> float:
         overlap = 1.0 if self._spec.format == "box-score-class" else 0.45  # the model has suppressed overlapping boxes
@@ -152,8 +156,8 @@ class ObjectDetection(Task):
             reason = "the outputs do not determine the number of classes, or have none"
             raise ModelError(file, "detection.format", f"{reason}; allowed: another format, or outputs of fixed shapes")
         if self._labels is not None and len(self._labels) != classes:
-            reason = f"{len(self._labels)} labels, but the model has {classes} classes; allowed: one line per class"
-            raise ModelError(file.parent / str(self._spec.labels), None, reason)
+            name, count = self._spec.labels, len(self._labels)
+            raise wrong_labels(file, "detection.labels", name, count, f"{classes} classes")
 
 
 def _check_selected(file: Path, tensor_spec: TensorSpec) -> None:
@@ -179,14 +183,3 @@ def _sigmoid(values: Array) -> Array:
     with np.errstate(over="ignore"):  # exp overflows to infinity: the result is 0
         result: Array = 1 / (1 + np.exp(-values))
     return result
-
-
-def _number(parameters: Mapping[str, Any], name: str, default: float) -> float:
-    kind, low, high = _LIMITS[name]
-    value = parameters.get(name, default)
-    fits = isinstance(value, int | kind) and not isinstance(value, bool) and low <= value <= high
-    if not fits:
-        shown = value if isinstance(value, int | float) else f"a {type(value).__name__}"
-        what = "a whole number" if kind is int else "a number"
-        raise Refused("invalid_request", f"parameter {name!r} is {shown}; allowed: {what} from {low} to {high}")
-    return float(value)

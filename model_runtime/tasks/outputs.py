@@ -8,7 +8,7 @@ import numpy as np
 
 from model_runtime.spec.model_toml import SPEC_FILE, ClassificationSpec, ModelError
 from model_runtime.tasks.answers import best_predictions, check_finite, read_top_k, softmax
-from model_runtime.tasks.image_input import read_labels
+from model_runtime.tasks.image_input import read_labels, wrong_labels
 from model_runtime.tensor_spec import Array, TensorSpec
 
 
@@ -24,15 +24,18 @@ def find_output(file: Path, key: str, name: str | None, outputs: Sequence[Tensor
 class Classes:
     """The classes of a model. `label_count`: of its labels, None if it has none."""
 
-    def __init__(self, folder: Path, spec: ClassificationSpec, count: int | None) -> None:
-        """Read the labels. `count`: classes of the model, None if that is free. Raises ModelError."""
+    def __init__(self, folder: Path, spec: ClassificationSpec, count: int | None, output: TensorSpec) -> None:
+        """Read the labels, or take those of the output. `count`: classes of the model, None if that is free.
+
+        Raises ModelError.
+        """
         self._spec, self._count = spec, count
-        self._labels = read_labels(folder / SPEC_FILE, folder, "classification.labels", spec.labels)
+        file, key = folder / SPEC_FILE, "classification.labels"
+        self._labels = read_labels(file, folder, key, spec.labels, output)
         self.label_count = None if self._labels is None else len(self._labels)
         if self.label_count is not None:
             if count not in {None, self.label_count}:
-                reason = f"{self.label_count} labels, but the model has {count} classes; allowed: one line per class"
-                raise ModelError(folder / str(spec.labels), None, reason)
+                raise wrong_labels(file, key, spec.labels, self.label_count, f"{count} classes")
             self._count = self.label_count
 
     def top_k(self, parameters: Mapping[str, Any]) -> int:

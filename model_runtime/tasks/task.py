@@ -41,6 +41,8 @@ class Task(ABC):
                    dimension; False: once for each row, and the job's output is {"rows": [...]}
     `returns_arrays`  True: `postprocess` passes the model's arrays on, so that its output is as large as they are
     `encodes_padded`  True: `encode_batch` takes outputs that are not cut to the items' lengths
+    `is_slow`      True: `postprocess` takes long whatever the size of the outputs, so it runs in a thread
+    `from_file`    what `model.toml` leaves out and the model's file says, a line for each, for people
     `label_count`  the number of labels; None if it does not apply
     `row_shapes`   the shapes that `preprocess` makes, by input name, where all items have the same: the model is
                    measured and warmed up with them, if its own dimensions are free
@@ -56,6 +58,8 @@ class Task(ABC):
     stacks_rows: ClassVar[bool] = False
     returns_arrays: ClassVar[bool] = False
     encodes_padded: ClassVar[bool] = False
+    is_slow: ClassVar[bool] = False
+    from_file: Sequence[str] = ()
     label_count: int | None = None
     row_shapes: Mapping[str, tuple[int, ...]] = {}
     row_group: Hashable = None

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.support.gateways import PNG, GatewayProcess
+from tests.support.odd_images import expected_answers
 from tests.support.servers import Server
 from tests.support.service import DIGITS, Service
 from tests.support.sockets import cpu_s, post, rss_bytes, send_and_read, time_first_byte
@@ -142,7 +143,7 @@ def big(queue: Server) -> Iterator[GatewayProcess]:
 
 
 def test_a7_odd_and_good_images_together_each_get_the_right_answer(whole: Service, shared_data: Path) -> None:
-    expected = json.loads((shared_data / "odd_expected.json").read_text())["files"]
+    expected = expected_answers(shared_data)
 
     def ask(image: bytes) -> tuple[int, Any]:
         answer = whole.http.post("/predict", files={"image": image}, data={"model": "digits"})

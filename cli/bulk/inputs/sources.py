@@ -67,7 +67,7 @@ def _open(text: str, column: str | None, encoding: str | None, features: Sequenc
         if path.suffix.lower() in tables.SUFFIXES:
             return tables.open_table(path, column, encoding, features)
         with path.open("rb") as file:
-            head = file.read(16)
+            head = file.read(image_formats.HEAD_BYTES)
             if image_formats.detect_format(head) or audio_formats.detect_format(head):
                 return _file_source([path], None)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, ValueError) as error:

@@ -21,7 +21,7 @@ class AudioClassification(AudioTask):
         self, spec: ModelSpec, folder: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
     ) -> None:
         super().__init__(spec, folder, inputs, outputs)
-        self._classes = Classes(folder, spec.classification, self.size)
+        self._classes = Classes(folder, spec.classification, self.size, self._output)
         self.label_count = self._classes.label_count
 
     def check_parameters(self, parameters: Mapping[str, Any]) -> None:

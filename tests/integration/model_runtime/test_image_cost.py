@@ -95,6 +95,16 @@ def gif(before: bytes) -> bytes:
     return whole[:at] + before + whole[at:]
 
 
+def av1_units(count: int) -> bytes:
+    """An AVIF whose image is a sequence header and so many empty units, at the end of the file."""
+    whole = bytearray(encoded("AVIF"))
+    extent = whole.index(b"iloc") + 4 + 4 + 2 + 2 + 2 + 2 + 2  # its offset, before its length
+    whole[extent + 4 : extent + 8] = struct.pack(">I", struct.unpack_from(">I", whole, extent + 4)[0] + 2 * count)
+    content = whole.index(b"mdat") - 4
+    whole[content : content + 4] = bytes(4)  # to the end of the file
+    return bytes(whole) + b"\x12\0" * count
+
+
 A_TABLE = segment(0xDB, (b"\0" + bytes(range(1, 65))) * 1000)
 A_FRAME = segment(0xC0, struct.pack(">BHHB", 8, 48, 64, 1) + b"\1\x11\0" * 21_000)
 HALF_A_MILLION = 500_000
@@ -126,6 +136,9 @@ HALF_A_MILLION = 500_000
         ),
         pytest.param(gif(b"!\xfe" + b"\1a" * HALF_A_MILLION + b"\0"), "invalid_image", id="GIF: a comment of bytes"),
         pytest.param(gif(b"j" * HALF_A_MILLION), "read", id="GIF: junk before the picture"),
+        pytest.param(encoded("AVIF") + b"\0\0\0\x08free" * HALF_A_MILLION, "invalid_image", id="AVIF: empty boxes"),
+        pytest.param(av1_units(HALF_A_MILLION), "invalid_image", id="AVIF: empty units"),
+        pytest.param(encoded("HEIF") + b"\0\0\0\x08free" * HALF_A_MILLION, "invalid_image", id="HEIF: empty boxes"),
     ],
 )
 def test_a_file_costs_few_steps_of_python(data: bytes, wanted: str) -> None:

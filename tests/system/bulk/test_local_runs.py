@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.support import bulk, models
+from tests.support.odd_images import expected_answers
 from tests.support.service import DIGITS
 
 LINES = 3000
@@ -30,7 +31,7 @@ def test_a_model_is_chosen_by_name_from_a_models_folder(tmp_path: Path) -> None:
 def test_odd_images_fail_alone_each_with_its_code(shared_data: Path, tmp_path: Path) -> None:
     done = bulk.run(shared_data / "odd", "-o", tmp_path / "r.jsonl", "--local", MODEL)
     assert done.code == 1, done
-    expected = json.loads((shared_data / "odd_expected.json").read_text())["files"]
+    expected = expected_answers(shared_data)
     found = bulk.read_complete_rows(tmp_path / "r.jsonl", len(expected))
     assert {row["input"]: (row["error"] or {}).get("code") for row in found} == {
         name: one.get("code") for name, one in expected.items()

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support import bulk, models
 from tests.support.api_keys import make_key
+from tests.support.odd_images import expected_answers
 from tests.support.service import DIGITS, Service
 from tests.support.waiting import wait_until
 
@@ -47,7 +48,7 @@ def test_a_folder_becomes_a_results_file(service: Service, tmp_path: Path) -> No
 def test_odd_images_fail_alone_each_with_its_code(service: Service, shared_data: Path, tmp_path: Path) -> None:
     done = bulk.run(shared_data / "odd", "-o", tmp_path / "r.jsonl", "--url", service.url)
     assert done.code == 1, done
-    expected = json.loads((shared_data / "odd_expected.json").read_text())["files"]
+    expected = expected_answers(shared_data)
     found = bulk.read_complete_rows(tmp_path / "r.jsonl", len(expected))
     assert {row["input"]: (row["error"] or {}).get("code") for row in found} == {
         name: one.get("code") for name, one in expected.items()

@@ -1,6 +1,7 @@
 """The examples of docs/api.md and docs/models.md, executed as they stand."""
 
 import base64
+import io
 import json
 import os
 import re
@@ -13,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
+import PIL.Image
 import pytest
 from onnx import TensorProto
 
+from model_runtime.output_encoding import encode_output
 from model_runtime.spec.model_toml import read_spec
 from model_runtime.tasks import load_task
 from model_runtime.tensor_spec import TensorSpec
@@ -156,7 +160,8 @@ def test_the_example_of_squeezenet_is_the_tested_one() -> None:
 
 
 def test_the_example_of_a_detector_fits_the_output_of_yolov8(tmp_path: Path) -> None:
-    (toml,) = re.findall(r"## A detector, as an example.+?```toml\n(.+?)```", MODELS, re.DOTALL)
+    section = re.findall(r"## A detector, as an example.+?\n## ", MODELS, re.DOTALL)[0]
+    _, toml = re.findall(r"```toml\n(.+?)```", section, re.DOTALL)
     (tmp_path / "model.toml").write_text(toml)
     (tmp_path / "labels.txt").write_text("\n".join(f"thing {number}" for number in range(80)))
     given = [TensorSpec("output0", "FP32", (84, 8400))]
@@ -167,6 +172,26 @@ def test_the_example_of_a_detector_fits_the_output_of_yolov8(tmp_path: Path) -> 
     assert [(one["label"], one["score"], one["box"]) for one in told] == [
         ("thing 7", 0.5, {"x": 576.0, "y": 448.0, "width": 128.0, "height": 64.0})
     ]
+
+
+def test_the_example_of_a_segmentation_fits_the_output_of_segformer(tmp_path: Path) -> None:
+    section = re.findall(r"## A segmentation, as an example.+?\n## ", MODELS, re.DOTALL)[0]
+    (tmp_path / "model.toml").write_text(re.findall(r"```toml\n(.+?)```", section, re.DOTALL)[0])
+    (tmp_path / "labels.txt").write_text("\n".join(f"thing {number}" for number in range(150)))
+    given = [TensorSpec("logits", "FP32", (150, 128, 128))]
+    task = load_task(read_spec(tmp_path), tmp_path, [TensorSpec("pixels", "FP32", (3, 512, 512))], given)
+    scores = np.zeros((150, 128, 128), np.float32)
+    scores[7, :, :64] = scores[9, :, 64:] = 1
+    output = orjson.loads(
+        b"".join(encode_output(task.postprocess({"logits": scores}, {".size": (640, 480)}), 9999, 9999))
+    )
+    (snippet,) = re.findall(r"`(numpy\.asarray\(.+?)`", section)
+    mask = eval(snippet, {"numpy": np, "PIL": PIL, "io": io, "base64": base64, "output": output})  # noqa: S307
+    assert (mask[:, :320] == 7).all()
+    assert (mask[:, 320:] == 9).all()
+    (example,) = re.findall(r"```json\n(.+?)```", section, re.DOTALL)
+    assert json.loads(example)["output"].keys() == output.keys()
+    assert json.loads(example)["output"]["classes"][0].keys() == output["classes"][0].keys()
 
 
 def test_the_example_of_a_text_fits_a_model_with_a_tokenizer(tmp_path: Path) -> None:

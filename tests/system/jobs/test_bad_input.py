@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from tests.support import models
+from tests.support.odd_images import expected_answers
 from tests.support.service import DIGITS, Service
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -188,7 +189,7 @@ def test_invalid_model_parameters_fail_that_job_alone(two: Service) -> None:
 
 
 def test_odd_images_get_exactly_the_expected_answers(two: Service, shared_data: Path) -> None:
-    expected = json.loads((shared_data / "odd_expected.json").read_text())["files"]
+    expected = expected_answers(shared_data)
     wrong = {}
     for name, entry in expected.items():
         data = (shared_data / "odd" / name).read_bytes()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from PIL import Image
 from selenium import webdriver
 from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.chrome.service import Service as Chromedriver
@@ -20,7 +21,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.support import models
 from tests.support import waiting as support
-from tests.support.model_files import audio, tabular
+from tests.support.model_files import audio, masks, tabular
 from tests.support.service import ROOT
 from tests.support.service import Service as Jitney
 
@@ -257,3 +258,26 @@ def test_a_model_for_audio_has_a_form_for_a_file(browser: webdriver.Chrome, tmp_
         assert logged(browser, "browser") == []
         choice.find_element(By.CSS_SELECTOR, "option[value=double]").click()
         assert not browser.find_element(By.ID, "sound").is_displayed()
+
+
+def test_a_mask_is_shown_over_its_picture(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    masks.colours(tmp_path / "models", cell=1)
+    picture = Image.new("RGB", (384, 256))
+    picture.paste((255, 0, 0), (0, 0, 192, 256))
+    picture.save(tmp_path / "half.png")
+    with Jitney(tmp_path / "models") as service:
+        browser.get(service.url)
+        wait_until(browser, "document.querySelector('#model option:enabled') !== null", "a model can be chosen")
+        logged(browser, "browser")  # of earlier pages
+        browser.find_element(By.ID, "file").send_keys(str(tmp_path / "half.png"))
+        wait_until(browser, "!document.getElementById('mask').hidden", "the mask is shown")
+        labels = browser.find_element(By.ID, "bars").text
+        assert "red thing" in labels
+        assert "50.0 %" in labels
+        at = "[...document.getElementById('mask').getContext('2d').getImageData({}, 128, 1, 1).data]"
+        red, nothing = (browser.execute_script(f"return {at.format(x)}") for x in (20, 360))
+        assert (red[3], nothing[3]) == (150, 0)
+        assert abs(red[0] - 157) <= 2  # 60 + 97
+        browser.find_element(By.ID, "clear").click()
+        assert browser.execute_script("return document.getElementById('mask').hidden")
+        assert logged(browser, "browser") == []

@@ -116,6 +116,7 @@ def test_the_card_of_squeezenet(squeezenet: Model) -> None:
         "max_output_bytes": 64 << 20,
         "max_rows": None,
         "labels": 1000,
+        "from_file": [],
     }
 
 

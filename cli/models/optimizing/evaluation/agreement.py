@@ -8,10 +8,11 @@ import numpy as np
 from batching.collation import split_outputs, stack_items
 from cli.models.optimizing.evaluation.calibration_data import Examples
 from cli.models.optimizing.evaluation.loaded_version import LoadedVersion
+from jobs.contract.errors import Refused
 from model_runtime.profiling import batch_consistency
 from model_runtime.profiling.synthetic_inputs import Row
 from model_runtime.spec.model_toml import ModelError
-from model_runtime.tasks import boxes
+from model_runtime.tasks import ImageSegmentation, boxes
 from model_runtime.tasks.examples import Example
 from model_runtime.tensor_spec import Array
 
@@ -19,6 +20,7 @@ MAX_OUTPUT_DIFFERENCE: Final = 0.05  # of the largest number of an output, for m
 MAX_ANGLE: Final = 10.0  # degrees between two embeddings
 MIN_OVERLAP: Final = 0.5  # of two boxes for the same object (IoU)
 MAX_SCORE_DIFFERENCE: Final = 0.2
+MAX_CELL_DIFFERENCE: Final = 0.05  # cells of a mask that have another class
 
 
 class Agreement(NamedTuple):
@@ -117,7 +119,7 @@ def _compare_embeddings(expected: Run, actual: Run) -> Sequence[Comparison]:
 
 def _compare_detections(expected: Run, actual: Run) -> Sequence[Comparison]:
     """Match each detection of either version with one of the other; scores may differ around the threshold."""
-    threshold = expected.version.folder.spec.detection.score_threshold
+    threshold = expected.version.task.spec.detection.score_threshold
     old, new = (_detections(run, max(0.0, threshold - MAX_SCORE_DIFFERENCE)) for run in (expected, actual))
     compared = [_match(detection, new) for detection in old if detection["score"] >= threshold]
     return compared + [
@@ -132,6 +134,22 @@ def _detections(run: Run, threshold: float) -> list[dict[str, Any]]:
         raise ModelError(run.version.folder.onnx, None, f"an example has no result: {error}") from error
     found: list[dict[str, Any]] = detections["detections"]
     return found
+
+
+def _compare_masks(expected: Run, actual: Run) -> Sequence[Comparison]:
+    """Compare the classes of the cells of the model's output."""
+    old, new = (_class_map(run) for run in (expected, actual))
+    difference = float((old != new).mean()) if old.shape == new.shape else 1.0
+    return [Comparison(difference <= MAX_CELL_DIFFERENCE, difference)]
+
+
+def _class_map(run: Run) -> Array:
+    task = run.version.task
+    assert isinstance(task, ImageSegmentation)  # noqa: S101 (by the task of model.toml)
+    try:
+        return task.class_map(run.outputs)
+    except Refused as error:
+        raise ModelError(run.version.folder.onnx, None, f"an example has no result: {error}") from error
 
 
 def _match(detection: dict[str, Any], others: Sequence[dict[str, Any]]) -> Comparison:
@@ -155,7 +173,7 @@ def _corners(detections: Sequence[dict[str, Any]]) -> Array:
 
 def _probabilities(run: Run) -> Array:
     numbers: Array = run.outputs[run.version.engine.outputs[0].name].ravel().astype(np.float64)
-    if run.version.folder.spec.classification.softmax:
+    if run.version.task.spec.classification.softmax:
         powers = np.exp(numbers - numbers.max())
         numbers = powers / powers.sum()
     return numbers
@@ -174,5 +192,8 @@ _RULES: Final = {
         f"with a score within {MAX_SCORE_DIFFERENCE:g}",
         "of a score",
         _compare_detections,
+    ),
+    "image-segmentation": Rule(
+        f"the same class for {1 - MAX_CELL_DIFFERENCE:.0%} of the output's cells", "of the cells", _compare_masks
     ),
 }

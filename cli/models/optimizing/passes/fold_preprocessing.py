@@ -38,7 +38,7 @@ def check_foldable(version: LoadedVersion) -> None:
 
 def write(source: Path, target: Path, version: LoadedVersion) -> None:
     """Prepend `(pixel * scale - mean) / std`, the channel order and the layout to the graph."""
-    image, spec = version.folder.spec.image, version.engine.inputs[0]
+    image, spec = version.task.spec.image, version.engine.inputs[0]
     model = onnx_graphs.upgrade_opset(onnx_graphs.read(source), MIN_OPSET, version.folder.onnx)
     graph, old = model.graph, model.graph.input[0]
     name = _free_name(model)
@@ -106,10 +106,11 @@ def size(image: ImageSpec, shape: tuple[int, ...]) -> tuple[int, int]:
 
 def folded_spec(version: LoadedVersion) -> str:
     """Return the `model.toml` of the version; its `[image]` decodes, resizes and crops, but leaves pixels unchanged."""
-    image = version.folder.spec.image
+    image = version.task.spec.image
     keys: dict[str, object] = {
         "resize": image.resize or size(image, version.engine.inputs[0].shape),
         "crop": image.crop,
+        "fit": None if image.fit == "stretch" else image.fit,
         "filter": image.filter,
         "color": "gray" if image.color == "gray" else "RGB",
         "layout": "NHWC",

@@ -16,6 +16,7 @@ from cli.models.optimizing.evaluation.loaded_version import LoadedVersion, open_
 from model_runtime.repository.repository import ModelFolder, list_models
 from model_runtime.tasks.examples import Example
 from tests.support import models
+from tests.support.model_files import masks
 from tests.support.model_files.graphs import node, numbers, write
 
 FINDER = 'task = "object-detection"\nprovider = "cpu"\n[image]\nscale = 0.00392156862745098\n'
@@ -107,3 +108,18 @@ def test_embeddings_agree_by_their_angle(tmp_path: Path, noise: float, share: fl
     found = agreement.compare_versions(*versions, examples, lambda items: items)
     assert (found.share, found.rule) == (share, "an angle of at most 10 degrees")
     assert (found.drift < 10) == (share == 1.0)
+
+
+@pytest.mark.parametrize(("half", "share"), [(0.52, 1), (1.5, 0)])
+def test_masks_agree_by_the_classes_of_their_cells(tmp_path: Path, half: float, share: float) -> None:
+    for name in ("old", "new"):
+        masks.colours(tmp_path / name, cell=1)
+    path = tmp_path / "new" / "scene" / "1" / "model.onnx"
+    model = onnx.load(path)
+    (tensor,) = (each for each in model.graph.initializer if each.name == "half")
+    tensor.CopyFrom(numpy_helper.from_array(np.full((1, 1, 1, 1), half, np.float32), "half"))
+    onnx.save(model, path)
+    versions = opened(tmp_path / "old"), opened(tmp_path / "new")
+    found = agreement.compare_versions(*versions, Examples("pictures", [picture(RED)]), lambda items: items)
+    assert (found.share, found.rows, found.unit) == (share, 1, "of the cells")
+    assert found.rule == "the same class for 95% of the output's cells"

@@ -80,3 +80,9 @@ def test_the_version_spec_holds_all_that_decoding_needs(tmp_path: Path) -> None:
     kept = ("resize", "crop", "filter", "background", "max_pixels")
     assert [getattr(new, key) for key in kept] == [getattr(old, key) for key in kept]
     assert (new.color, new.layout, new.preset, new.is_normalising) == ("RGB", "NHWC", None, False)
+
+
+def test_a_letterbox_stays_a_letterbox(tmp_path: Path) -> None:
+    image = 'resize = [224, 224]\nfit = "letterbox-corner"\nscale = 0.5'
+    before = lay_out(tmp_path / "same", image, [3, 224, 224], TensorProto.FLOAT)
+    assert 'fit = "letterbox-corner"' in fold_preprocessing.folded_spec(before)

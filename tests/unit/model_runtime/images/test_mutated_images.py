@@ -31,6 +31,10 @@ def _seeds() -> list[bytes]:
         (noise.convert("P"), "GIF", {"transparency": 1, "save_all": True, "append_images": [noise.convert("P")]}),
         (noise.convert("RGB"), "BMP", {}),
         (noise.convert("1"), "BMP", {}),
+        (noise.convert("RGBA"), "AVIF", {"exif": exif, "xmp": b"<x/>"}),
+        (noise.convert("RGB"), "AVIF", {"save_all": True, "append_images": [noise.convert("RGB")]}),
+        (noise.convert("RGBA"), "HEIF", {"exif": exif.tobytes(), "xmp": b"<x/>"}),
+        (Image.effect_noise((150, 90), 60).convert("RGB"), "HEIF", {"tile_size": 64}),
     ]
     seeds = []
     for image, kind, options in kinds:
