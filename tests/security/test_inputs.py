@@ -240,7 +240,8 @@ LIES: dict[str, dict[str, Any]] = {
     "too many bytes": {"b64": base64.b64encode(bytes(1 << 20)).decode()},
     "lists in lists": {"data": [[1, 2], [3, 4]]},
     "numbers beyond": {"data": [1e400, 1, 1, 1]},
-    "nothing among them": {"data": [None, 1, 1, 1]},
+    "a text among them": {"data": ["1", 1, 1, 1]},
+    "a truth among them": {"data": [True, 1, 1, 1]},
     "both": {"data": [1, 2, 3, 4], "b64": base64.b64encode(bytes(16)).decode()},
 }
 
