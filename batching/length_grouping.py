@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 # A batch is good if its share of content is at least this part of the best one; of the good ones the largest is chosen.
-SHARE_TOLERANCE: Final = 0.97
+SHARE_TOLERANCE: Final = 0.98
 
 
 def choose_neighbours(lengths: Sequence[float], max_items: int, max_cost: float, run_cost: float) -> list[int]:
@@ -17,7 +17,7 @@ def choose_neighbours(lengths: Sequence[float], max_items: int, max_cost: float,
 
     A batch of n items that are padded to the length L costs `run_cost + n * L`. Of all batches of neighbours in length
     around the first item, the one with the most content for its cost is chosen, or a larger one that is nearly as
-    good. So `run_cost` bounds the padding: with 0 it is 3 % of a batch.
+    good. So `run_cost` bounds the padding: with 0 it is 2 % of a batch.
 
     `lengths`: by arrival, each as it is when run alone. `max_cost`: the most of n * L; one item may exceed it.
     """

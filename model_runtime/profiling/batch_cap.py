@@ -23,6 +23,7 @@ BUDGET_S: Final = 2.0
 UNMEASURED_RUN_COST: Final = 16.0  # of a model whose runs could not be timed
 MAX_LENGTHS_RUN_S: Final = 0.1  # of a batch of items of different lengths
 OUTSIDE_RUN_MS: Final = 0.75  # what a batch costs in worker, gateway and Redis beside the run (docs/performance.md)
+MIN_FITTED: Final = 3  # sizes
 MAX_RUN_COST: Final = 65_536.0
 # Of a profile that an operator asks for:
 MAX_RUN_S: Final = 2.0  # stop at the first size whose run takes longer
@@ -136,13 +137,15 @@ class LengthCosts(NamedTuple):
 def length_costs(profile: Profile, length: int) -> LengthCosts:
     """Return the costs from the profile of batches whose items have this length.
 
-    A run of n items is taken to cost a + b · n · length; to a is added what a batch costs outside the run. A batch is
-    limited to what runs in MAX_LENGTHS_RUN_S, or to the cap if that is more.
+    A run of n items is taken to cost a + b · n · length; to a is added what a batch costs outside the run. Runs of one
+    item do not count if there are others: kernels that are not full yet are no fixed cost. A batch is limited to what
+    runs in MAX_LENGTHS_RUN_S, or to the cap if that is more.
     """
-    if len(profile.run_ms) < 2:
+    sizes = [size for size in profile.run_ms if size > 1 or len(profile.run_ms) < MIN_FITTED]
+    if len(sizes) < 2:
         return LengthCosts()
-    fixed, per_unit = _fit_line({size * length: cost for size, cost in profile.cost_ms.items()})
-    _, run_ms_per_unit = _fit_line({size * length: run_ms for size, run_ms in profile.run_ms.items()})
+    fixed, per_unit = _fit_line({size * length: profile.cost_ms[size] for size in sizes})
+    _, run_ms_per_unit = _fit_line({size * length: profile.run_ms[size] for size in sizes})
     if per_unit <= 0 or run_ms_per_unit <= 0:  # all sizes cost the same
         return LengthCosts(run_cost=MAX_RUN_COST)
     run_cost = min(max((fixed + OUTSIDE_RUN_MS) / per_unit, 0.0), MAX_RUN_COST)

@@ -31,7 +31,7 @@ def test_a_large_fixed_cost_brings_all_together() -> None:
 
 
 def test_a_larger_batch_is_chosen_if_it_is_nearly_as_good() -> None:
-    """100 and 101 have 2 % less content for their cost with the 98 among them."""
+    """100 beside 98 has 1 % less content for its cost than alone, beside 90 5 % less."""
     assert lengths_of([100, 98], run_cost=0) == [100, 98]
     assert lengths_of([100, 90], run_cost=0) == [100]
 
@@ -94,7 +94,7 @@ def test_padding_of_a_stream_is_bounded_by_the_fixed_cost() -> None:
     wastes = [waste for _, waste in found.values()]
     assert means == sorted(means)
     assert wastes == sorted(wastes)
-    assert wastes[0] < 0.03
+    assert wastes[0] < 0.02
     assert means[2] > 8 * means[0]
 
 

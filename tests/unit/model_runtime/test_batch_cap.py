@@ -8,7 +8,17 @@ import pytest
 
 from model_runtime.model import load_model
 from model_runtime.profiling import batch_cap
-from model_runtime.profiling.batch_cap import BUDGET_S, MAX_MEASURED_BATCH, MeasuredModel
+from model_runtime.profiling.batch_cap import (
+    BUDGET_S,
+    MAX_LENGTHS_RUN_S,
+    MAX_MEASURED_BATCH,
+    MAX_RUN_COST,
+    OUTSIDE_RUN_MS,
+    LengthCosts,
+    MeasuredModel,
+    Profile,
+    length_costs,
+)
 from model_runtime.repository.repository import ModelFolder, list_models
 from model_runtime.tensor_spec import Array, TensorSpec
 from tests.support import models
@@ -121,3 +131,22 @@ def test_cpu_time_decides_on_a_cpu_and_not_wall_time() -> None:
     found = batch_cap.measure_profile(MeasuredModel(ROW, run, lambda: machine.now, lambda: spent[0]))
     assert found.cap == 16  # in 48 ms; by the row it costs 0.531 ms, 8 cost 0.562, 64 cost 0.508
     assert found.run_ms[4] == pytest.approx(12)
+
+
+def test_the_costs_of_lengths_are_fitted_to_the_times_of_runs() -> None:
+    """A run costs 2 ms and 0.1 ms a token; one row alone is slower than that, as kernels are not full."""
+    cost_ms = {size: 2 + 0.1 * 16 * size + (3 if size == 1 else 0) for size in (1, 2, 4, 8)}
+    costs = length_costs(Profile(8, {size: ms / 2 for size, ms in cost_ms.items()}, cost_ms=cost_ms), 16)
+    assert costs.run_cost == pytest.approx((2 + OUTSIDE_RUN_MS) / 0.1)
+    assert costs.max_cost == pytest.approx(MAX_LENGTHS_RUN_S * 1000 / 0.05)
+
+
+def test_a_batch_of_lengths_may_have_as_much_as_one_of_the_cap() -> None:
+    slow = {size: 100.0 * 16 * size for size in (1, 2, 4)}
+    assert length_costs(Profile(4, slow, cost_ms=slow), 16).max_cost == 64
+
+
+def test_runs_that_all_cost_the_same_bring_all_lengths_together() -> None:
+    flat = dict.fromkeys((1, 2, 4), 5.0)
+    assert length_costs(Profile(4, flat, cost_ms=flat), 16) == LengthCosts(MAX_RUN_COST)
+    assert length_costs(Profile(32, {}), 16) == LengthCosts()
