@@ -21,7 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argparse.ArgumentParser(
         prog="jitney background",
         description="Deliver signed webhooks, with retries on a schedule, and run bulk jobs.",
-        epilog="Settings: docs/configuration.md (JITNEY_WEBHOOK_…, JITNEY_BULK_…). What receivers see: docs/api.md.",
+        epilog="Settings: docs/reference/settings.md (JITNEY_WEBHOOK_…, JITNEY_BULK_…). What receivers see: "
+        "docs/reference/http-api.md.",
     ).parse_args(argv)
     try:
         settings, store_settings, bulk_settings = BackgroundSettings(), StoreSettings(), BulkSettings()

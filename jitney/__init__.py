@@ -1,4 +1,4 @@
-"""Public Python API: custom tasks, custom engines, and models without the service (docs/models.md).
+"""Public Python API: custom tasks, custom engines, and models without the service (docs/reference/model-toml.md).
 
 Task                       base class of every task
 AudioClassification, AudioEmbedding, ImageClassification, ImageEmbedding, ImageSegmentation,

@@ -120,17 +120,19 @@ def test_a_final_state_has_no_transitions() -> None:
 
 
 def test_the_diagram_of_job_states_matches_the_table() -> None:
-    assert draw_diagram() in (ROOT / "docs" / "lifecycle.md").read_text()
+    assert draw_diagram() in (ROOT / "docs" / "explanation" / "lifecycle.md").read_text()
 
 
 def test_the_documented_error_codes_are_those_of_the_code() -> None:
-    documented = re.findall(r"^\| `(\w+)` \| (\d+) \| (.+) \|$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    documented = re.findall(
+        r"^\| `(\w+)` \| (\d+) \| (.+) \|$", (ROOT / "docs" / "reference" / "http-api.md").read_text(), re.MULTILINE
+    )
     assert documented == [(code, str(status), meaning) for code, (status, meaning) in CODES.items()]
 
 
 @pytest.mark.parametrize("settings", [StoreSettings, GatewaySettings, WorkerSettings, BackgroundSettings, BulkSettings])
 def test_every_setting_is_documented_with_its_meaning(settings: type[BaseSettings]) -> None:
-    text = (ROOT / "docs" / "configuration.md").read_text()
+    text = (ROOT / "docs" / "reference" / "settings.md").read_text()
     missing = [
         name
         for name, field in settings.model_fields.items()
@@ -143,8 +145,8 @@ def test_every_setting_is_documented_with_its_meaning(settings: type[BaseSetting
 
 def test_every_cited_decision_exists() -> None:
     texts = [path.read_text() for path in [*sources(*FOLDERS), *(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]]
-    cited = {number for text in texts for number in re.findall(r"docs/decisions/(\d{4})", text)}
-    assert cited <= {path.name[:4] for path in (ROOT / "docs" / "decisions").glob("*.md")}
+    cited = {number for text in texts for number in re.findall(r"docs/explanation/decisions/(\d{4})", text)}
+    assert cited <= {path.name[:4] for path in (ROOT / "docs" / "explanation" / "decisions").glob("*.md")}
 
 
 def test_the_project_mentions_only_itself() -> None:

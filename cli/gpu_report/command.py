@@ -21,7 +21,7 @@ def _read_options(argv: Sequence[str]) -> argparse.Namespace:
         prog="jitney gpu-report",
         description="Measure a model on CPU, CUDA and TensorRT, alone and through the queue; print JSON.",
         epilog=f"exit code: 0 all providers were measured and agree, {DISAGREES} one disagrees with the CPU, "
-        f"{CANNOT_MEASURE} nothing was measured, {MISSING} a provider is not available here. See docs/gpu.md.",
+        f"{CANNOT_MEASURE} nothing was measured, {MISSING} a provider is not available here. See docs/how-to/gpus.md.",
     )
     add = parser.add_argument
     add("path", type=Path, nargs="?", default=Path("models/digits"), help="model folder (%(default)s)")

@@ -35,7 +35,7 @@ SETTINGS_HELP = """environment:
   JITNEY_REDIS_URL        URL of Redis >= 7.0 or Valkey (default redis://127.0.0.1:6379/0)
   JITNEY_REDIS_URL_FILE   file that contains this URL
   JITNEY_RESTART_LIMIT_S  longest delay before a dead worker restarts (default 10)
-docs/configuration.md lists all settings. To run one process under another supervisor: python -m worker."""
+docs/reference/settings.md lists all settings. To run one process under another supervisor: python -m worker."""
 
 
 @dataclass(frozen=True)

@@ -59,5 +59,5 @@ def _is_unknown(name: str, value: str, names: Collection[str]) -> bool:
 
 def _refusal(name: str, names: Collection[str]) -> str:
     nearest = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.6)
-    advice = f"the nearest is {nearest[0]}" if nearest else "docs/configuration.md lists all"
+    advice = f"the nearest is {nearest[0]}" if nearest else "docs/reference/settings.md lists all"
     return f"{name} is no setting; {advice}"

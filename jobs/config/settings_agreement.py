@@ -51,7 +51,7 @@ class ShardsMismatch(QueueMismatch):
     """JITNEY_SHARDS of this process differs from the queue's number; the message names both."""
 
     def __init__(self, own: int, kept: str) -> None:
-        what_to_do = f"set JITNEY_SHARDS={kept}, or see docs/configuration.md on how to change the number"
+        what_to_do = f"set JITNEY_SHARDS={kept}, or see docs/reference/settings.md on how to change the number"
         super().__init__(
             f"JITNEY_SHARDS={own}, but this queue uses JITNEY_SHARDS={kept}: jobs would be lost; {what_to_do}"
         )

@@ -1,4 +1,4 @@
-"""States of a job and the transitions between them, as a table. `docs/lifecycle.md` has a diagram drawn from it."""
+"""States of a job and the transitions between them, as a table; docs/explanation/lifecycle.md draws it."""
 
 from enum import StrEnum
 from typing import Final

@@ -22,7 +22,9 @@ ROUNDS: Final = 6
 BUDGET_S: Final = 2.0
 UNMEASURED_RUN_COST: Final = 16.0  # of a model whose runs could not be timed
 MAX_LENGTHS_RUN_S: Final = 0.1  # of a batch of items of different lengths
-OUTSIDE_RUN_MS: Final = 0.75  # what a batch costs in worker, gateway and Redis beside the run (docs/performance.md)
+OUTSIDE_RUN_MS: Final = (
+    0.75  # what a batch costs in worker, gateway and Redis beside the run (docs/explanation/performance.md)
+)
 MIN_FITTED: Final = 3  # sizes
 MAX_RUN_COST: Final = 65_536.0
 # Of a profile that an operator asks for:

@@ -1,1 +1,1 @@
-"""Attacks and abuse (docs/security.md): over the wire, by inputs, by callers, in the queue."""
+"""Attacks and abuse (docs/explanation/security.md): over the wire, by inputs, by callers, in the queue."""

@@ -1,8 +1,8 @@
 """SqueezeNet over 2,000 JPEGs: the limit, `jitney bulk run --local` and `jitney bulk run`, in turn.
 
-The limit is that of docs/performance.md's S7, CPUs / (CPUs / raw + decode): the network alone in a loop with every
-core, and decoding alone on one. All three in each round, so that what else runs on the machine meets all of them. Rates
-are those of a run without the start of its process and the loading of its model. CPU time an image, of all processes
+The limit is that of docs/explanation/performance.md's S7, CPUs / (CPUs / raw + decode): the network alone in a loop
+with every core, and decoding alone on one. All three in each round, so that what else runs on the machine meets all of
+them. Rates are those of a run without the start of its process and the loading of its model. CPU time an image, of all processes
 together, says the same where others take the cores: what the limit would cost over what was used.
 """
 

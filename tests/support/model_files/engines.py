@@ -7,8 +7,8 @@ import numpy as np
 
 from tests.support.processes import ROOT
 
-# As docs/models.md shows it.
-_MODELS = (ROOT / "docs" / "models.md").read_text()
+# As docs/reference/model-toml.md shows it.
+_MODELS = (ROOT / "docs" / "reference" / "model-toml.md").read_text()
 NUMPY_ENGINE: str = re.findall(r"```python\n(# models/own/own\.py.+?)```", _MODELS, re.DOTALL)[0]
 
 

@@ -219,4 +219,4 @@ def test_settings_are_documented_with_their_defaults() -> None:
         gateway_processes.Settings.from_env({"JITNEY_GATEWAYS": "", "JITNEY_HOST": "", "JITNEY_PORT": ""})
         == gateway_processes.Settings()
     )
-    assert "| `JITNEY_GATEWAYS` | 1 | " in (ROOT / "docs" / "configuration.md").read_text()
+    assert "| `JITNEY_GATEWAYS` | 1 | " in (ROOT / "docs" / "reference" / "settings.md").read_text()

@@ -180,7 +180,7 @@ def test_settings_are_documented_with_their_defaults() -> None:
         worker_processes.Settings.from_env({"JITNEY_WORKERS": "", "JITNEY_DRAIN_S": "", "JITNEY_RESTART_LIMIT_S": ""})
         == worker_processes.Settings()
     )
-    text = (ROOT / "docs" / "configuration.md").read_text()
+    text = (ROOT / "docs" / "reference" / "settings.md").read_text()
     for name, default in {
         "JITNEY_WORKERS": worker_processes.Settings().processes,
         "JITNEY_RESTART_LIMIT_S": Backoff().limit_s,

@@ -1,4 +1,4 @@
-"""The examples of docs/api.md and docs/models.md, executed as they stand."""
+"""The examples of docs/reference/http-api.md and docs/reference/model-toml.md, executed as they stand."""
 
 import base64
 import io
@@ -29,8 +29,8 @@ from tests.support.servers import free_port
 from tests.support.service import DIGITS, ROOT, Service
 from tests.support.waiting import wait_until
 
-API = (ROOT / "docs" / "api.md").read_text()
-MODELS = (ROOT / "docs" / "models.md").read_text()
+API = (ROOT / "docs" / "reference" / "http-api.md").read_text()
+MODELS = (ROOT / "docs" / "reference" / "model-toml.md").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The examples of docs/bulk.md, executed as they stand."""
+"""The examples of docs/how-to/batches.md, executed as they stand."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 from tests.support import bulks
 from tests.support.service import DIGITS, ROOT, Service
 
-BULK = (ROOT / "docs" / "bulk.md").read_text()
+BULK = (ROOT / "docs" / "how-to" / "batches.md").read_text()
 
 
 @pytest.fixture

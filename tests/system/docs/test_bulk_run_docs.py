@@ -1,4 +1,4 @@
-"""docs/bulk-run.md: its examples are executed, and its tables agree with the code."""
+"""docs/how-to/bulk-run.md: its examples are executed, and its tables agree with the code."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from cli.bulk.inputs import sources, tables
 from cli.bulk.results import rows
 from tests.support.service import ROOT, Service
 
-DOC = (ROOT / "docs" / "bulk-run.md").read_text()
+DOC = (ROOT / "docs" / "how-to" / "bulk-run.md").read_text()
 
 
 def test_the_commands_give_the_shown_output(service: Service, tmp_path: Path) -> None:

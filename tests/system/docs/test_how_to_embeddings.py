@@ -63,6 +63,6 @@ def test_the_commands_of_the_page_work(folder: Path) -> None:
 
 def test_the_settings_are_keys_of_model_toml() -> None:
     named = re.findall(r"^\| `(?:\[text\] )?(\w+)` \|", PAGE, re.MULTILINE)
-    models = (ROOT / "docs" / "models.md").read_text()
+    models = (ROOT / "docs" / "reference" / "model-toml.md").read_text()
     assert len(named) == 6
     assert [name for name in named if f"| `{name}` |" not in models] == []

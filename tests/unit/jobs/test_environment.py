@@ -19,7 +19,7 @@ def test_an_unknown_variable_is_refused_with_the_nearest_name(monkeypatch: pytes
 
 def test_a_variable_that_resembles_none_is_refused_too() -> None:
     assert unknown({"JITNEY_QQQQQQQQQQQQQQ": "1"}, ALL_SETTINGS) == [
-        "JITNEY_QQQQQQQQQQQQQQ is no setting; docs/configuration.md lists all"
+        "JITNEY_QQQQQQQQQQQQQQ is no setting; docs/reference/settings.md lists all"
     ]
 
 

@@ -151,7 +151,9 @@ def test_a_presets_mean_follows_the_colour_order() -> None:
 
 def test_every_key_is_documented() -> None:
     first_cells = [
-        line.split("|")[1] for line in (ROOT / "docs" / "models.md").read_text().splitlines() if line[:1] == "|"
+        line.split("|")[1]
+        for line in (ROOT / "docs" / "reference" / "model-toml.md").read_text().splitlines()
+        if line[:1] == "|"
     ]
     wanted = set()
     for key, field in ModelSpec.model_fields.items():

@@ -1,4 +1,4 @@
-"""The examples of docs/doctor.md, executed: the printed output is the documented one."""
+"""The examples of docs/how-to/check-a-model.md, executed: the printed output is the documented one."""
 
 import re
 import shutil
@@ -10,7 +10,7 @@ from cli import main
 from tests.support.model_files.cases import COUPLED
 from tests.support.service import ROOT
 
-TEXT = (ROOT / "docs" / "doctor.md").read_text()
+TEXT = (ROOT / "docs" / "how-to" / "check-a-model.md").read_text()
 
 
 def example(verb: str) -> tuple[list[str], str]:

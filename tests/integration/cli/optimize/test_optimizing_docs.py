@@ -1,4 +1,4 @@
-"""docs/optimizing.md: its example is executed, and its table lists every option."""
+"""docs/how-to/optimize-a-model.md: its example is executed, and its table lists every option."""
 
 import re
 import shutil
@@ -10,7 +10,7 @@ from cli import main
 from cli.models.optimizing.command import _parser
 from tests.support.service import ROOT
 
-TEXT = (ROOT / "docs" / "optimizing.md").read_text()
+TEXT = (ROOT / "docs" / "how-to" / "optimize-a-model.md").read_text()
 
 
 def without_numbers(said: str, folder: str = "") -> str:
