@@ -1,6 +1,7 @@
 """The metrics of the whole queue after each event that they count."""
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from jobs.metrics.cpu_time import CpuMeter
 from jobs.store.maintenance import recover_dead_worker
 from tests.support.gateways import GatewayProcess, Worker
 from tests.support.servers import Server
+from tests.support.service import ROOT
 from tests.support.waiting import wait_until
+
+PAGE = (ROOT / "docs" / "reference" / "metrics.md").read_text()
 
 
 def metrics(gateway: GatewayProcess) -> dict[str, float]:
@@ -48,6 +52,23 @@ async def test_every_event_is_counted_by_its_kind(queue: Server, gateway: Gatewa
     }
     assert waiting == {"bulk": 0, "suspect": 1}
     assert (seen["jitney_dead_letters"], seen["jitney_dead_letter_bytes"]) == (1, 8)
+
+
+async def test_every_metric_is_documented_with_its_type_and_labels(gateway: GatewayProcess, worker: Worker) -> None:
+    rows = re.findall(r"^\| `(jitney_\w+)` \| (\w+) \| (.*?) ?\| .+ \|$", PAGE, re.MULTILINE)
+    documented = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    assert len(documented) == len(rows)
+    gateway.submit()
+    await worker.succeed(await worker.claim())
+    text = gateway.http.get("/metrics").text
+    rendered = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
+    assert {name: kind for name, (kind, _) in documented.items()} == rendered
+    seen = set()
+    for name, labels in re.findall(r"^(\w+)(?:{(.+)})? \S+$", text, re.MULTILINE):
+        family = name if name in rendered else re.sub("_(bucket|sum|count)$", "", name)
+        assert set(re.findall(r'(\w+)="', labels)) - {"le"} == documented[family][1], name
+        seen.add(family)
+    assert {"jitney_jobs_finished_total", "jitney_waiting_jobs", "jitney_server_unsafe", "jitney_stage_seconds"} <= seen
 
 
 async def test_cpu_time_of_workers_adds_up_and_counts_nothing_twice(gateway: GatewayProcess, worker: Worker) -> None:
