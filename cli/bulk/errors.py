@@ -6,7 +6,7 @@ BadItem     fails one line, whose row has the code; the run continues
 
 from typing import Final
 
-# Codes in addition to those of docs/reference/http-api.md; docs/how-to/bulk-run.md lists them.
+# Codes in addition to those of docs/reference/errors.md; docs/how-to/bulk-run.md lists them.
 UNREADABLE: Final = "unreadable_input"
 MALFORMED: Final = "malformed_line"
 DUPLICATE: Final = "duplicate_id"

@@ -8,7 +8,7 @@ JitneyError
     ├── QueueFull           too many jobs are open
     └── OverLimit           the tenant has reached a limit
 
-The codes are part of the API: `docs/reference/http-api.md` lists them, and a test compares that list with `CODES`.
+The codes are part of the API: `docs/reference/errors.md` lists them, and a test compares that list with `CODES`.
 """
 
 from typing import Any
