@@ -65,7 +65,7 @@ def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def test_every_documented_way_to_submit_works(documented: Service, tmp_path: Path) -> None:
-    (block,) = re.findall(r"Five doors.+?```sh\n(.+?)```", API, re.DOTALL)
+    (block,) = re.findall(r"### Content types.+?```sh\n(.+?)```", API, re.DOTALL)
     script = block.replace("http://localhost:8000", documented.url).replace(
         "curl ", "curl -sS -w '\\n%{http_code}\\n' "
     )
