@@ -39,7 +39,7 @@ class GatewaySettings(AddressPolicySettings):
     )
     max_jobs_per_request: int = Field(1000, gt=0, description="maximum number of jobs in one request")
     memory_watermark: float = Field(
-        0.8, gt=0, le=1, description="share of the queue server's memory above which new jobs are refused"
+        0.8, gt=0, le=1, description="share of Redis' memory above which new jobs are refused"
     )
     max_wait_s: float = Field(
         58, gt=0, description="maximum time a request waits for jobs; keep it below your proxy's timeout (often 60 s)"

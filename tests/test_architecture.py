@@ -6,11 +6,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from api.settings import GatewaySettings
 from background.settings import BackgroundSettings
 from jobs.bulk.settings import BulkSettings
+from jobs.config.compared_settings import COMPARED
 from jobs.contract.errors import CODES
 from jobs.contract.lifecycle import FINAL, TRANSITIONS, State, draw_diagram
 from jobs.redis_client import keys
@@ -130,16 +132,40 @@ def test_the_documented_error_codes_are_those_of_the_code() -> None:
 
 
 @pytest.mark.parametrize("settings", [StoreSettings, GatewaySettings, WorkerSettings, BackgroundSettings, BulkSettings])
-def test_every_setting_is_documented_with_its_meaning(settings: type[BaseSettings]) -> None:
+def test_every_setting_is_documented_with_its_default_and_meaning(settings: type[BaseSettings]) -> None:
     text = (ROOT / "docs" / "reference" / "settings.md").read_text()
     missing = [
         name
         for name, field in settings.model_fields.items()
         if not re.search(
-            rf"^\| `JITNEY_{name.upper()}` \| .* \| {re.escape(field.description or '?')} \|$", text, re.MULTILINE
+            rf"^\| `JITNEY_{name.upper()}` \| {_default(field)} \| {re.escape(field.description or '?')} \|$",
+            text,
+            re.MULTILINE,
         )
     ]
     assert missing == []
+
+
+def _default(field: FieldInfo) -> str:
+    """Return a pattern for the default of a setting on its page."""
+    if field.default_factory is not None:  # described in words
+        return ".+"
+    shown = {None: "unset", "": "empty"}.get(field.default) if field.default in (None, "") else None
+    return f"`?{re.escape(shown or str(field.default).lower().removesuffix('.0'))}`?"
+
+
+def test_the_compared_settings_are_documented() -> None:
+    text = (ROOT / "docs" / "reference" / "settings.md").read_text()
+    parts = {
+        "all processes": ("gateway", "worker", "background"),
+        "gateways and background processes": ("gateway", "background"),
+        "gateways": ("gateway",),
+        "workers": ("worker",),
+        "background processes": ("background",),
+    }
+    lists = re.findall(r"^Compared between (.+):\n\n((?:`.+\n)+)", text, re.MULTILINE)
+    documented = {name: parts[who] for who, names in lists for name in re.findall(r"`(\w+)`", names)}
+    assert documented == COMPARED
 
 
 def test_every_cited_decision_exists() -> None:
