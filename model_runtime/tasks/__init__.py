@@ -108,7 +108,7 @@ def attach_task(folder: ModelFolder, engine: AnyEngine) -> Task:
         if labels:
             outputs[0] = outputs[0]._replace(labels=tuple(labels))
     task = load_task(spec, folder.path, engine.inputs, outputs)
-    task.from_file = used
+    task.from_file = [*task.from_file, *used]
     shapes = {name: shape for name, shape in task.row_shapes.items() if -1 not in shape}
     engine.inputs = [
         tensor_spec._replace(shape=shapes.get(tensor_spec.name, tensor_spec.shape)) for tensor_spec in engine.inputs

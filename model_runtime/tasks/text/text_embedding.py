@@ -45,6 +45,9 @@ class TextEmbedding(TextTask):
         self._normalize = self.settings.normalize()
         self._prompts, self._default_prompt = self.settings.prompts()
         self._size = self.output.shape[-1] if self.output.shape[-1] > 0 else None
+        pooling = {"pooling": self._pooling} if rank == 2 else {}
+        named = {"prompts": dict(self._prompts)} if self._prompts else {}
+        self.from_file = [*self.from_file, *self.taken(pooling | {"normalize": self._normalize} | named)]
 
     def check_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Raise Refused for parameters that do not fit the model."""

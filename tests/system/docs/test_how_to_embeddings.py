@@ -16,7 +16,9 @@ PAGE = (ROOT / "docs" / "how-to" / "embeddings.md").read_text()
 
 
 def blocks(kind: str) -> list[str]:
-    return re.findall(rf"```{kind}\n(.+?)```", PAGE, re.DOTALL)
+    return [
+        text for found, text in re.findall(r"^```(\w*)\n(.+?)^```", PAGE, re.DOTALL | re.MULTILINE) if found == kind
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +36,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (source / "modules.json").write_text(json.dumps(types))
     (source / "1_Pooling").mkdir()
     (source / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
-    (command,) = [block for block in blocks("sh") if block.startswith("jitney models import all-")]
+    (command,) = [block for block in blocks("sh") if block.startswith("jitney models import ./all-")]
     command = command.replace("jitney", f"{sys.executable} -m cli.main", 1)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", command], cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+    (printed,) = [block for block in blocks("") if "imported" in block]
+    assert done.stdout == printed
     return folder
 
 
