@@ -31,8 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (source / "onnx" / "model.onnx").write_bytes((laid_out / "1" / "model.onnx").read_bytes())
     (source / "tokenizer.json").write_bytes((laid_out / "tokenizer.json").read_bytes())
     (source / "config.json").write_text(json.dumps({"architectures": ["BertModel"], "max_position_embeddings": 64}))
-    modules = ["Transformer", "Pooling", "Normalize"]
-    types = [{"type": f"sentence_transformers.models.{name}", "path": ""} for name in modules]
+    modules = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+    types = [{"type": f"sentence_transformers.models.{name}", "path": path} for name, path in modules.items()]
     (source / "modules.json").write_text(json.dumps(types))
     (source / "1_Pooling").mkdir()
     (source / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))

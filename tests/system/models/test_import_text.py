@@ -45,7 +45,9 @@ def imported(hub: FakeHub, tmp_path: Path, *words: str) -> tuple[ModelFolder, st
     assert (done.returncode, done.stderr) == (0, "")
     (found,) = list_models(tmp_path / "models")
     assert isinstance(found, ModelFolder)
-    return found, done.stdout.partition("\n")[2].strip()
+    lines = [line.strip() for line in done.stdout.splitlines()[1:]]
+    assert lines[0] == f'task = "{found.spec.task}"'
+    return found, "\n".join(line for line in lines[1:] if not line.startswith("[text] "))
 
 
 def submit(service: Service, job_input: Any) -> Any:
