@@ -11,7 +11,7 @@ from model_runtime.repository.module_loading import load_module
 from model_runtime.repository.onnx_file import read_metadata
 from model_runtime.repository.path_checks import check_file
 from model_runtime.repository.repository import ModelFolder
-from model_runtime.spec.file_defaults import fill_from_file
+from model_runtime.spec.metadata_defaults import fill_from_file
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
 from model_runtime.tasks.audio.audio_classification import AudioClassification
 from model_runtime.tasks.audio.audio_embedding import AudioEmbedding

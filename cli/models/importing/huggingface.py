@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from cli.models.importing.repository import Repository, open_folder, open_hub
+from cli.models.importing.hf_repository import Repository, open_folder, open_hub
+from cli.models.importing.hf_text_models import read_text_model
 from cli.models.importing.source import ImportedModel, ImportFailed, ImportRequest, one_line
-from cli.models.importing.text_models import read_text_model
 from model_runtime.spec.text import POOLING_FILE, TEXT_TASKS
 
 _DEFAULT_FILES: Final = ("model.onnx", "onnx/model.onnx")

@@ -80,7 +80,8 @@ class TextEmbedding(TextTask):
         counts = np.array([each[".tokens"] for each in parameters])
         vectors = self._pool_batch(outputs[self.output.name], counts).astype(np.float32, copy=False)
         if self._normalize:
-            vectors = vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+            with np.errstate(divide="ignore", invalid="ignore"):  # zeros, which are refused one by one
+                vectors = vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
             vectors = vectors.astype(np.float32)
         if not np.isfinite(vectors).all():  # also the quotients of zeros
             return None
