@@ -7,8 +7,8 @@ Rules, in order:
    is full or when its oldest item has waited `max_wait_s`.
 4. A batch holds at most `max_items` items, or `cap_of(group)` if lower, and at most `max_cost` cost. An item that
    costs more than `max_cost` runs alone.
-5. With a `run_cost` the items of a group differ in length, their cost, and are padded: a batch holds its oldest item
-   and its neighbours in length (length_grouping.py).
+5. With a `run_overhead` the items of a group differ in length, their cost, and are padded: a batch holds its oldest
+   item and its neighbours in length (length_grouping.py).
 """
 
 from collections import deque
@@ -26,17 +26,20 @@ Reason = Literal["full", "aged"]
 class BatchLimits:
     """Limits of one batch. The caller chooses the unit of cost; times in seconds.
 
-    `run_cost`: the fixed cost of a run, where the items of a group are padded to the longest one; None: they are alike.
+    `run_overhead`: the fixed cost of a run, where the items of a group are padded to the longest one; None: they have
+    one shape.
     """
 
     max_items: int = 32
     max_cost: float = float("inf")
     max_wait_s: float = 0.0
-    run_cost: float | None = None
+    run_overhead: float | None = None
 
     def __post_init__(self) -> None:
-        if self.max_items < 1 or self.max_cost <= 0 or self.max_wait_s < 0 or (self.run_cost or 0) < 0:
-            message = f"max_items must be at least 1, max_cost positive, max_wait_s and run_cost not negative: {self}"
+        if self.max_items < 1 or self.max_cost <= 0 or self.max_wait_s < 0 or (self.run_overhead or 0) < 0:
+            message = (
+                f"max_items must be at least 1, max_cost positive, max_wait_s and run_overhead not negative: {self}"
+            )
             raise ValueError(message)
 
 
@@ -107,8 +110,8 @@ class Batcher(Generic[T]):
     def _close(self, group: Hashable, reason: Reason) -> Batch[T]:
         waiting, cost, cap = self._groups[group], 0.0, self._cap(group)
         items: list[T] = []
-        if self.limits.run_cost is not None and len(waiting) > 1:
-            return Batch(group, self._take_neighbours(group, cap, self.limits.run_cost), reason)
+        if self.limits.run_overhead is not None and len(waiting) > 1:
+            return Batch(group, self._take_neighbours(group, cap, self.limits.run_overhead), reason)
         while waiting and len(items) < cap:
             cost += waiting[0][1]
             if items and cost > self.limits.max_cost:
@@ -118,10 +121,10 @@ class Batcher(Generic[T]):
             del self._groups[group]
         return Batch(group, items, reason)
 
-    def _take_neighbours(self, group: Hashable, cap: int, run_cost: float) -> list[T]:
+    def _take_neighbours(self, group: Hashable, cap: int, run_overhead: float) -> list[T]:
         waiting = self._groups[group]
         costs = [cost for _, cost, _ in waiting]
-        chosen = choose_neighbours(costs, cap, self.limits.max_cost, run_cost)
+        chosen = choose_neighbours(costs, cap, self.limits.max_cost, run_overhead)
         items = [waiting[at][0] for at in chosen]
         if len(chosen) == len(waiting):
             del self._groups[group]

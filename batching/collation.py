@@ -17,7 +17,7 @@ class CollationError(Exception):
 def group_of(arrays: Arrays, padding: Padding | None = None) -> Hashable:
     """Return the group of an item: items with equal names, types and shapes can share a batch.
 
-    With padding their lengths may differ, which stand as -1 in the group.
+    With padding, the group has -1 in place of the length.
     """
     if padding is None:
         return tuple([(name, array.dtype.str, array.shape) for name, array in arrays.items()])

@@ -1,4 +1,4 @@
-"""Chooses which items of different lengths run together: neighbours in length, as padding costs time like content.
+"""Chooses items of similar length for a batch, as padding takes as much time as content.
 
 Pure code. The unit of length and of cost is one place along the padded axis: a token, for text.
 """
@@ -12,12 +12,12 @@ import numpy as np
 SHARE_TOLERANCE: Final = 0.98
 
 
-def choose_neighbours(lengths: Sequence[float], max_items: int, max_cost: float, run_cost: float) -> list[int]:
+def choose_neighbours(lengths: Sequence[float], max_items: int, max_cost: float, run_overhead: float) -> list[int]:
     """Return the indices of the items to run next, in order of arrival; the first item is always among them.
 
-    A batch of n items that are padded to the length L costs `run_cost + n * L`. Of all batches of neighbours in length
-    around the first item, the one with the most content for its cost is chosen, or a larger one that is nearly as
-    good. So `run_cost` bounds the padding: with 0 it is 2 % of a batch.
+    A batch of n items that are padded to the length L costs `run_overhead + n * L`. Of all batches of neighbours in
+    length around the first item, the one with the most content for its cost is chosen, or a larger one that is nearly
+    as good. A larger `run_overhead` allows more padding; with 0, about 2 % of a batch is.
 
     `lengths`: by arrival, each as it is when run alone. `max_cost`: the most of n * L; one item may exceed it.
     """
@@ -32,7 +32,7 @@ def choose_neighbours(lengths: Sequence[float], max_items: int, max_cost: float,
     starts, ends = np.arange(first + 1)[:, np.newaxis], np.arange(first, len(known))
     counts, longest = ends - starts + 1, ascending[ends]
     cost = counts * longest
-    shares = (sums[ends + 1] - sums[starts]) / (run_cost + cost)
+    shares = (sums[ends + 1] - sums[starts]) / (run_overhead + cost)
     shares[(counts > max_items) | ((cost > max_cost) & (counts > 1))] = -1
     good = shares >= SHARE_TOLERANCE * shares.max()
     largest = counts * good

@@ -1,4 +1,4 @@
-"""Pads items of different lengths into one batch, and cuts their outputs back to their own lengths."""
+"""Pads items of different lengths into one batch with its mask or lengths, and cuts outputs back to their lengths."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Public Python API: custom tasks, custom engines, and models without the service (docs/reference/model-toml.md).
+"""Public Python API: custom tasks, custom engines, and models without the service (docs/how-to/custom-tasks.md).
 
 Task                       base class of every task
 AudioClassification, AudioEmbedding, ImageClassification, ImageEmbedding, ImageSegmentation,

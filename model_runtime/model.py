@@ -31,7 +31,7 @@ from model_runtime.profiling.batch_cap import (
     zero_batch,
 )
 from model_runtime.profiling.measuring_lock import measuring_alone
-from model_runtime.profiling.padding_check import decide_padding, measured_row
+from model_runtime.profiling.padding_check import decide_padding, make_timing_row
 from model_runtime.profiling.profile_store import StoredProfile
 from model_runtime.repository.repository import ModelFolder, with_version_spec
 from model_runtime.spec.model_toml import ModelError
@@ -57,8 +57,8 @@ class Model:
     together.
     `stacks_rows`: the outputs of a job's rows are postprocessed together, stacked along a first dimension.
     `row_group`: the batching group of all items, None if each item has its own.
-    `padding`: how items of different lengths run together; None: items have no length. `run_cost`, `max_batch_cost`:
-    limits of its batches (batching/batcher.py).
+    `padding`: how items of different lengths run together; None: items have no length. `run_overhead` and
+    `max_batch_cost`: limits of its batches (batching/batcher.py).
     `largest_warm_batch`: the largest batch size that `warm_up` has prepared, 0 if none.
     """
 
@@ -88,7 +88,7 @@ class Model:
         self.row_group = None if self.has_custom_task else task.row_group
         self.inputs = engine.inputs
         self.padding, costs = padding, costs or LengthCosts()
-        self.run_cost = costs.run_cost if padding and padding.is_used else None
+        self.run_overhead = costs.run_overhead if padding and padding.is_used else None
         max_cost = (folder.spec.max_batch_cost or costs.max_cost) if padding and engine.batchable else None
         self.max_batch_cost = float("inf") if max_cost is None else max_cost
         self._engine = engine
@@ -254,9 +254,9 @@ class Model:
         if self.padding is None:
             return None
         max_cost = round(self.max_batch_cost) if isfinite(self.max_batch_cost) else None
-        run_cost = None if self.run_cost is None else round(self.run_cost, 1)
+        run_overhead = None if self.run_overhead is None else round(self.run_overhead, 1)
         multiple = self.padding.multiple if self.padding.is_used else None
-        return {"padded_to_multiple": multiple, "run_cost": run_cost, "max_batch_cost": max_cost}
+        return {"padded_to_multiple": multiple, "run_overhead": run_overhead, "max_batch_cost": max_cost}
 
     def _raw_bytes(self) -> int | None:
         """Return the size in bytes of an `application/octet-stream` body, or None if the model does not accept one."""
@@ -363,7 +363,7 @@ def _measure_lengths(
     folder: ModelFolder, engine: AnyEngine, task: Task, padding: Padding, stored: StoredProfile | None
 ) -> tuple[Profile, LengthCosts]:
     """Return the profile of a model whose items differ in length, and its costs, which are always measured."""
-    row = measured_row(engine, task, padding)
+    row = make_timing_row(engine, task, padding)
     measured = _measure(folder, engine, [row] if row else ())
     costs = length_costs(measured, padding.length_of(row)) if row else LengthCosts()
     if stored is not None or folder.spec.max_batch is not None:
@@ -378,7 +378,7 @@ def _measure(folder: ModelFolder, engine: AnyEngine, examples: Sequence[Mapping[
     if isinstance(profile.error, RunFailed) and profile.error.fault == "device":  # else the first jobs would fail
         raise ModelError(folder.onnx, None, f"the device was lost while batch sizes were measured: {profile.error}")
     if profile.error is not None:
-        message = "model %s: measuring larger batches of zeros failed: %s; batches have at most %d rows"
+        message = "model %s: measuring larger batches failed: %s; batches have at most %d rows"
         log.warning(message, folder.name, profile.error, profile.cap)
     return profile
 

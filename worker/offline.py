@@ -65,7 +65,7 @@ class Offline:
     """Runs one model over inputs; `run` may be called once."""
 
     def __init__(self, model: Model, decode_threads: int) -> None:
-        limits = BatchLimits(model.max_batch, model.max_batch_cost, FULL_BATCH_WAIT_S, model.run_cost)
+        limits = BatchLimits(model.max_batch, model.max_batch_cost, FULL_BATCH_WAIT_S, model.run_overhead)
         self._model = model
         self._pending = PendingItems(limits, ahead=2 * model.max_batch + 2 * decode_threads * ITEMS_PER_DECODE)
         self._device, self._journal = Device(STUCK_S), InFlightJournal(None, "", 0, 0)

@@ -198,6 +198,7 @@ _EMBEDDINGS_REQUEST: Final = {
     "model": TEXT,
     "input": {"anyOf": [TEXT, _array(TEXT), _IDS, _array(_IDS)]},
     "encoding_format": _enum(["float", "base64"]),
+    "prompt_name": {"type": "string", "description": "the prompt of the model that is put before each text"},
     "dimensions": {"type": "integer", "minimum": 1},
     "user": _described(TEXT, "ignored"),
 }

@@ -42,7 +42,7 @@ def _doctor(args: argparse.Namespace) -> int:
         return NOTHING_THERE
     from cli.models.doctor import examine  # noqa: PLC0415 (needs onnx)
     from model_runtime.repository.onnx_file import read_metadata  # noqa: PLC0415 (as above)
-    from model_runtime.spec.file_defaults import describe_metadata  # noqa: PLC0415 (needs numpy)
+    from model_runtime.spec.metadata_defaults import describe_metadata  # noqa: PLC0415 (needs numpy)
 
     result = examine(path, args.fix, args.provider, dict(args.shape))
     said = describe_metadata(read_metadata(path))

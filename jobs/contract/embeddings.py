@@ -7,7 +7,7 @@ from jobs.contract.errors import Refused
 
 EMBEDDINGS_URL: Final = "/v1/embeddings"
 MAX_TEXTS: Final = 2048  # of one request, as OpenAI has it
-FIELDS: Final = ("model", "input", "encoding_format", "dimensions", "user")
+FIELDS: Final = ("model", "input", "encoding_format", "dimensions", "prompt_name", "user")
 ENCODINGS: Final = ("float", "base64")
 
 
@@ -26,6 +26,8 @@ def read_embedding_request(fields: Mapping[str, Any]) -> dict[str, Any]:
     parameters = {} if encoding == "float" else {"encoding": encoding}
     if dimensions is not None:
         parameters["dimensions"] = dimensions
+    if (prompt := fields.get("prompt_name")) is not None:
+        parameters["prompt"] = prompt
     return {"model": fields.get("model", ""), "input": job_input, "parameters": parameters}
 
 

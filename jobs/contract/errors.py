@@ -45,7 +45,10 @@ CODES: dict[str, tuple[int, str]] = {
     "unsupported_media_type": (415, "the content type, or the file format by its first bytes, is not on the list"),
     "invalid_request": (422, "a field is missing, unknown or outside its range"),
     "invalid_image": (422, "the image cannot be decoded"),
-    "invalid_audio": (422, "the audio cannot be decoded, or has no samples, or a rate or channels beyond a limit"),
+    "invalid_audio": (
+        422,
+        "the audio cannot be decoded, is empty, or has an unsupported rate or number of channels",
+    ),
     "invalid_input": (422, "the input does not fit what the model declares"),
     "invalid_webhook": (422, "the webhook's URL is malformed or not allowed; the message says why"),
     "too_many_webhooks": (422, "the job has reached the limit of webhooks per job"),

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-# Workers decode HEIF, which cameras call HEIC, with the extra heic alone.
+# HEIF, which cameras call HEIC, is decoded only if the extra heic is installed.
 IMAGE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "HEIF")
 HEAD_BYTES: Final = 64  # of a file, by which formats are told
 _AVIF_BRANDS: Final = frozenset({b"avif", b"avis"})

@@ -22,7 +22,7 @@ _TYPES: Final[dict[str, tuple[type, str]]] = {
     "documents": (list, "a list of texts"),
     "json": (object, "any JSON value"),
 }
-_COUNTED: Final = ("rows", "texts", "tokens", "documents")  # each value is a row, but not each of one list of ids
+_COUNTED: Final = ("rows", "texts", "tokens", "documents")  # each value is a row, but one flat list of ids is one row
 _PAIR: Final = frozenset({"query", "documents"})  # the one input of two fields
 JSON_INPUT_FIELDS: Final = tuple(_TYPES)
 SINGLE_INPUT_FIELDS: Final = ("features", "row", "json")  # that make one item of a job
@@ -41,7 +41,7 @@ def read_row_count(job_input: Mapping[str, Any], rows: int | None) -> int | None
     """Return how many rows a job with this input has; None: it has no rows. `rows`: what the request says.
 
     `job_input` has JSON_INPUT_FIELDS only. Raises Refused if a field's value has another type than it takes, if a text
-    is too long, or if a token id is none.
+    is too long, or if a token id is not a whole number from 0.
     """
     for name, value in job_input.items():
         expected, description = _TYPES[name]
@@ -125,7 +125,7 @@ def _check_values(job_input: Mapping[str, Any], name: str) -> None:
 
 
 def _check_ids(ids: Any, what: str) -> None:
-    """Raise Refused unless a value is a list of numbers that may be token ids. The largest is the model's to know."""
+    """Raise Refused unless a value is a list of numbers that may be token ids. The worker checks the upper bound."""
     if not isinstance(ids, list):
         raise Refused("invalid_request", f"{what} must be a list of token ids, not {describe_value(ids)}")
     if not ids:

@@ -94,7 +94,8 @@ class ModelCatalog(PeriodicRefresh):
             raise RetryLater("model_unavailable", f"model {name} cannot be loaded: {reason}", retry_after_s=10)
         if not cards:
             origin = "" if requested else ", which JITNEY_DEFAULT_MODEL names for requests that name none"
-            raise Refused("model_not_found", f"no model {name[:80]!r}{origin}", allowed=self.names())
+            hint = "" if self.names() else "; no model is served yet: workers load them when they start"
+            raise Refused("model_not_found", f"no model {name[:80]!r}{origin}{hint}", allowed=self.names())
         if any(self.cluster.leaving(name, version) for version in cards):
             message = f"model {name} is being unloaded: its files were removed from the models folder"
             raise RetryLater("model_unavailable", message, retry_after_s=10)

@@ -1,4 +1,4 @@
-"""Find the batch axis of each tensor, move rows to it and back in each run, and add inputs that items do not have.
+"""Find the batch axis of each tensor, move rows to it and back in each run, and add constants, masks and lengths.
 
 The axis is what `model.toml` says, or else what the declared dimensions suggest. Callers stack items along
 a first dimension. Here that dimension is moved to where a model has its batch, and back.
@@ -35,7 +35,7 @@ class BatchAxes(NamedTuple):
     def arrange_inputs(self, arrays: Mapping[str, Array], rows: int) -> dict[str, Array]:
         """Return what the runtime takes for rows stacked along the first dimension.
 
-        Inputs that are filled from lengths are added unless they are there; without them nothing is padding.
+        Adds masks and lengths if the caller has not: then all values are content.
         """
         feed = {name: _from_first(array, self.inputs[name]) for name, array in arrays.items() if name in self.inputs}
         if self.padding is not None:
@@ -73,6 +73,10 @@ def resolve_axes(
             if name not in known:
                 reason = f"the model has no such tensor; allowed: {', '.join(sorted(known))}"
                 raise ModelError(keys.file, f"{table}.{name}", reason)
+    for name, key in keys.inputs.items():
+        given = [each for each in ("value", "pad_axis", "fill") if getattr(key, each) is not None]
+        if len(given) > 1:
+            raise ModelError(keys.file, f"inputs.{name}", f"has {' and '.join(given)}; allowed: one of them")
     constants = {
         tensor_spec.name: _constant(keys, tensor_spec, in_axes[tensor_spec.name].axis)
         for tensor_spec in inputs
@@ -103,9 +107,6 @@ def _written_padding(
     keys: TensorKeys, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], in_axes: Axes, out_axes: Axes
 ) -> Padding | None:
     """Return the padding that the keys describe, None without a `pad_axis`. Raises ModelError."""
-    for name, key in keys.inputs.items():
-        if key.pad_axis is not None and key.fill is not None:
-            raise ModelError(keys.file, f"inputs.{name}", "has pad_axis and fill; allowed: one of them")
     padded = {
         each.name: PaddedInput(_row_axis(keys, "inputs", each, own.pad_axis, in_axes), own.pad_value)
         for each in inputs

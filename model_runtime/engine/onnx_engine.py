@@ -106,7 +106,7 @@ class OnnxEngine:
         return {name: axis for name, axis in self._axes.inputs.items() if axis is not None}
 
     @property
-    def written_padding(self) -> Padding | None:
+    def declared_padding(self) -> Padding | None:
         """Return the padding that model.toml describes."""
         return self._axes.padding
 

@@ -1,7 +1,8 @@
-"""Find the class of each pixel of a picture from a model's scores or classes, which are of fewer and larger cells.
+"""Resize a model's scores to the picture, and choose the class of each pixel.
 
 Scores are interpolated bilinearly between the centers of cells, and then the best class is chosen: the same as
-upsampling all scores first. It goes in tiles, and class by class, so that memory does not grow with the classes.
+upsampling all scores first. The mask is computed in tiles and class by class, so that memory does not grow with the
+classes.
 """
 
 from collections.abc import Iterator

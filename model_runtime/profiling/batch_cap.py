@@ -20,13 +20,13 @@ COST_TOLERANCE: Final = 0.95  # a size is good if the lowest cost per row is at 
 MAX_SHARED_RUN_S: Final = 0.05
 ROUNDS: Final = 6
 BUDGET_S: Final = 2.0
-UNMEASURED_RUN_COST: Final = 16.0  # of a model whose runs could not be timed
+UNMEASURED_RUN_OVERHEAD: Final = 16.0  # of a model whose runs could not be timed
 MAX_LENGTHS_RUN_S: Final = 0.1  # of a batch of items of different lengths
 OUTSIDE_RUN_MS: Final = (
     0.75  # what a batch costs in worker, gateway and Redis beside the run (docs/explanation/performance.md)
 )
 MIN_FITTED: Final = 3  # sizes
-MAX_RUN_COST: Final = 65_536.0
+MAX_RUN_OVERHEAD: Final = 65_536.0
 # Of a profile that an operator asks for:
 MAX_RUN_S: Final = 2.0  # stop at the first size whose run takes longer
 MIN_RUNS: Final = 5
@@ -129,19 +129,19 @@ def choose_cap(known: Mapping[int, RunTimes]) -> int:
 class LengthCosts(NamedTuple):
     """Costs of a model whose items differ in length, in its unit of length (batching/length_grouping.py).
 
-    `run_cost`: the fixed cost of a run. `max_cost`: the most of a batch, None: any.
+    `run_overhead`: the fixed cost of a run. `max_cost`: the most of a batch, None: any.
     """
 
-    run_cost: float = UNMEASURED_RUN_COST
+    run_overhead: float = UNMEASURED_RUN_OVERHEAD
     max_cost: float | None = None
 
 
 def length_costs(profile: Profile, length: int) -> LengthCosts:
     """Return the costs from the profile of batches whose items have this length.
 
-    A run of n items is taken to cost a + b · n · length; to a is added what a batch costs outside the run. Runs of one
-    item do not count if there are others: kernels that are not full yet are no fixed cost. A batch is limited to what
-    runs in MAX_LENGTHS_RUN_S, or to the cap if that is more.
+    The cost of a run is taken to be a + b · n · length. The result adds OUTSIDE_RUN_MS to a. Runs of one item are left
+    out: they use kernels badly, which would look like a fixed cost. A batch is limited to what runs in
+    MAX_LENGTHS_RUN_S, or to the cap if that is more.
     """
     sizes = [size for size in profile.run_ms if size > 1 or len(profile.run_ms) < MIN_FITTED]
     if len(sizes) < 2:
@@ -149,9 +149,9 @@ def length_costs(profile: Profile, length: int) -> LengthCosts:
     fixed, per_unit = _fit_line({size * length: profile.cost_ms[size] for size in sizes})
     _, run_ms_per_unit = _fit_line({size * length: profile.run_ms[size] for size in sizes})
     if per_unit <= 0 or run_ms_per_unit <= 0:  # all sizes cost the same
-        return LengthCosts(run_cost=MAX_RUN_COST)
-    run_cost = min(max((fixed + OUTSIDE_RUN_MS) / per_unit, 0.0), MAX_RUN_COST)
-    return LengthCosts(run_cost, max(profile.cap * length, MAX_LENGTHS_RUN_S * 1000 / run_ms_per_unit))
+        return LengthCosts(run_overhead=MAX_RUN_OVERHEAD)
+    run_overhead = min(max((fixed + OUTSIDE_RUN_MS) / per_unit, 0.0), MAX_RUN_OVERHEAD)
+    return LengthCosts(run_overhead, max(profile.cap * length, MAX_LENGTHS_RUN_S * 1000 / run_ms_per_unit))
 
 
 def _fit_line(values: Mapping[float, float]) -> tuple[float, float]:

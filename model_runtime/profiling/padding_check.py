@@ -1,4 +1,7 @@
-"""Decide whether items of different lengths are padded to run together: only if padding changes no answer."""
+"""Decide how a model's items of different lengths are padded: only if padding changes no answer.
+
+Also makes the row that run times are measured with.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -13,7 +16,7 @@ from model_runtime.profiling.batch_consistency import relative_difference, toler
 from model_runtime.profiling.synthetic_inputs import Row, RowGenerator
 from model_runtime.repository.repository import ModelFolder
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError
-from model_runtime.tasks.examples import read_own_rows
+from model_runtime.tasks.examples import EXAMPLES_FOLDER, read_own_rows
 from model_runtime.tasks.task import Task
 from model_runtime.tasks.text.text_task import TextTask
 from model_runtime.tensor_spec import TensorSpec
@@ -34,16 +37,16 @@ def decide_padding(folder: ModelFolder, engine: AnyEngine, task: Task) -> Paddin
     ModelError if model.toml asks for padding that changes answers.
     """
     spec, file = folder.spec, folder.path / SPEC_FILE
-    written = engine.written_padding if isinstance(engine, OnnxEngine) else None
+    written = engine.declared_padding if isinstance(engine, OnnxEngine) else None
     if task.padding is not None and written is not None:
-        raise ModelError(file, "inputs", f"task {spec.task} pads by itself; allowed: without pad_axis and fill")
+        raise ModelError(file, "inputs", f"the task {spec.task} pads its inputs itself: remove pad_axis and fill")
     padding = task.padding or written
     if padding is None:
-        for key, value in (("padding.enabled", spec.padding.enabled), ("max_batch_cost", spec.max_batch_cost)):
-            if value:
-                raise ModelError(
-                    file, key, "the items of this model have no length; allowed: with [inputs.NAME] pad_axis"
-                )
+        keys = {"padding.enabled": spec.padding.enabled, "padding.multiple": spec.padding.multiple}
+        for key, value in (keys | {"max_batch_cost": spec.max_batch_cost}).items():
+            if value is not None and value is not False:
+                reason = "the items of this model do not differ in length"
+                raise ModelError(file, key, f"{reason}; allowed: with pad_axis under [inputs.NAME]")
         return None
     is_used = padding.is_used and spec.padding.enabled is not False and engine.batchable
     multiple = spec.padding.multiple or (1 if engine.provider == "cpu" else GPU_MULTIPLE)
@@ -62,7 +65,7 @@ def decide_padding(folder: ModelFolder, engine: AnyEngine, task: Task) -> Paddin
     return replace(padding, is_used=False)
 
 
-def measured_row(engine: AnyEngine, task: Task, padding: Padding) -> Row | None:
+def make_timing_row(engine: AnyEngine, task: Task, padding: Padding) -> Row | None:
     """Return a row of MEASURED_LENGTH to time runs with; None if none runs."""
     try:
         return _made_rows(engine, task, padding, [MEASURED_LENGTH])[0]
@@ -100,7 +103,10 @@ def _own_rows(folder: ModelFolder, engine: AnyEngine, task: Task, padding: Paddi
     """Return some of the model's own examples that differ in length and can run together; empty if there are none."""
     rows = read_own_rows(folder.path, task, engine.inputs)
     alike = [row for row in rows if group_of(row, padding) == group_of(rows[0], padding)]
-    by_length = {padding.length_of(row): row for row in alike}
+    try:
+        by_length = {padding.length_of(row): row for row in alike}
+    except ValueError as error:
+        raise ModelError(folder.path / EXAMPLES_FOLDER, None, f"an example does not fit the model: {error}") from error
     return list(by_length.values())[:MAX_EXAMPLES] if len(by_length) > 1 else []
 
 

@@ -11,7 +11,7 @@ from model_runtime.repository.module_loading import load_module
 from model_runtime.repository.onnx_file import read_metadata
 from model_runtime.repository.path_checks import check_file
 from model_runtime.repository.repository import ModelFolder
-from model_runtime.spec.file_defaults import fill_from_file
+from model_runtime.spec.metadata_defaults import fill_from_file
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
 from model_runtime.tasks.audio.audio_classification import AudioClassification
 from model_runtime.tasks.audio.audio_embedding import AudioEmbedding
@@ -108,7 +108,7 @@ def attach_task(folder: ModelFolder, engine: AnyEngine) -> Task:
         if labels:
             outputs[0] = outputs[0]._replace(labels=tuple(labels))
     task = load_task(spec, folder.path, engine.inputs, outputs)
-    task.from_file = used
+    task.from_file = [*task.from_file, *used]
     shapes = {name: shape for name, shape in task.row_shapes.items() if -1 not in shape}
     engine.inputs = [
         tensor_spec._replace(shape=shapes.get(tensor_spec.name, tensor_spec.shape)) for tensor_spec in engine.inputs

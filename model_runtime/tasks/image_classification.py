@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
+from model_runtime.tasks.classes import Classes
 from model_runtime.tasks.image_input import ImageInput
-from model_runtime.tasks.outputs import Classes
 from model_runtime.tasks.task import Task, refuse_unknown
 from model_runtime.tensor_spec import Array, TensorSpec
 

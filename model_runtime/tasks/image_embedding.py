@@ -6,8 +6,8 @@ from typing import Any
 
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
 from model_runtime.tasks.answers import VECTOR_ENCODINGS, read_choice, to_embedding
+from model_runtime.tasks.classes import find_output
 from model_runtime.tasks.image_input import ImageInput
-from model_runtime.tasks.outputs import find_output
 from model_runtime.tasks.task import Task, refuse_unknown
 from model_runtime.tensor_spec import Array, TensorSpec
 

@@ -49,7 +49,7 @@ class ImageSegmentation(Task):
         classes = self._output.shape[self._axis] if len(self._output.shape) == 3 else 1
         self._check_classes(file, classes)
         self._is_binary = self._has_scores and classes == 1
-        self._labels = read_labels(file, folder, "segmentation.labels", self._spec.labels, outputs[0])
+        self._labels = read_labels(file, folder, "segmentation.labels", self._spec.labels, self._output)
         if self._labels is not None:
             self.label_count, expected = len(self._labels), 2 if self._is_binary else classes
             if self._has_scores and self.label_count != expected != -1:

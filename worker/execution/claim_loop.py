@@ -202,7 +202,7 @@ class ClaimLoop:
             future.add_done_callback(partial(self._on_preprocessed, chunk, claim_started_at))
 
     def _is_short(self, claimed: list[ClaimedJob]) -> bool:
-        """Return whether the preprocessing of these jobs takes less than to hand them to a thread and back."""
+        """Return whether preprocessing these jobs here takes less time than a switch of threads."""
         limit = self._model.inline_bytes
         return bool(limit) and sum(len(job.input or b"") for job in claimed) <= limit
 

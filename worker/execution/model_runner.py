@@ -51,7 +51,7 @@ class ModelRunner:
 
     def __init__(self, resources: WorkerResources, model: Model, pending_items: Sequence[PendingItems]) -> None:
         """Create a runner. `pending_items`: those of all runners of the worker; the list changes over time."""
-        limits = BatchLimits(model.max_batch, model.max_batch_cost, model.max_wait_s, model.run_cost)
+        limits = BatchLimits(model.max_batch, model.max_batch_cost, model.max_wait_s, model.run_overhead)
         # For small batches of large images: each decode thread has one image in work and one waiting.
         ahead = 2 * resources.settings.decode_threads if model.offload else 1
         self.model, self.pending, self.histogram_buffer = model, PendingItems(limits, ahead=ahead), HistogramBuffer()

@@ -1,4 +1,4 @@
-"""Reads a request of many texts, submits them as jobs of several rows, and returns the answer to each, in order.
+"""Reads a request of many texts or lists of token ids, submits them as jobs of several rows, and joins their answers.
 
 For the APIs that answer in the same request: embeddings and rerank.
 """

@@ -62,7 +62,7 @@ def _select_source(args: argparse.Namespace) -> tuple[Fetch, ImportRequest]:
     kind, colon, name = args.source.partition(":")
     request = ImportRequest(name, args.weights, args.file, args.preset, args.task)
     if Path(args.source).is_file():
-        request, source = request._replace(name=args.source), ImportSource("local", "fetch", (), "")
+        request, source = request._replace(name=args.source), ImportSource("local_file", "fetch", (), "")
     elif Path(args.source).is_dir():
         request, source = request._replace(name=args.source), ImportSource("huggingface", "fetch_folder", (), "")
     elif colon and kind in IMPORT_SOURCES:

@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +33,7 @@ def import_model(
             f"{name[:80]!r} is not a model name; allowed: 1 to 64 letters, digits, '.', '_' and '-' (--name)"
         )
     if place.exists() or place.is_symlink():
-        raise ImportFailed(f"{place} already exists; allowed: another --name")
+        raise ImportFailed(f"{place} already exists; allowed: another --name, or remove that folder first")
     models_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".jitney-import-", dir=models_dir) as temporary:
         folder = Path(temporary) / name
@@ -42,9 +42,9 @@ def import_model(
         imported = fetch(request, onnx)
         notes = _make_batchable(onnx, as_it_is=as_it_is)
         _write(folder, imported)
-        _check_loads(folder)
+        used = _check_loads(folder)
         folder.rename(place)
-    return place, [*notes, *imported.notes]
+    return place, [f"task = {json.dumps(imported.task)}", *used, *notes, *imported.notes]
 
 
 def _make_batchable(onnx: Path, *, as_it_is: bool) -> list[str]:
@@ -88,8 +88,8 @@ def _toml_value(value: Any) -> str:
     return json.dumps(value)  # strings, numbers and booleans look the same in both
 
 
-def _check_loads(folder: Path) -> None:
-    """Load the model as a worker does. Raises ModelError."""
+def _check_loads(folder: Path) -> Sequence[str]:
+    """Load the model as a worker does; return the settings that are not in model.toml. Raises ModelError."""
     (listed,) = list_models(folder.parent, [folder.name])
     if isinstance(listed, BrokenModel):
         raise ModelError(folder.name, None, listed.reason)
@@ -98,3 +98,4 @@ def _check_loads(folder: Path) -> None:
     task = attach_task(listed, engine)
     if isinstance(task, TextTask):
         check_text(listed, engine, task)
+    return task.from_file

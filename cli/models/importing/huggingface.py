@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from cli.models.importing.repository import Repository, open_folder, open_hub
+from cli.models.importing.hf_repository import Repository, open_folder, open_hub
+from cli.models.importing.hf_text_models import read_text_model
 from cli.models.importing.source import ImportedModel, ImportFailed, ImportRequest, one_line
-from cli.models.importing.text_models import read_text_model
-from model_runtime.spec.text import TEXT_TASKS
+from model_runtime.spec.text import POOLING_FILE, TEXT_TASKS
 
 _DEFAULT_FILES: Final = ("model.onnx", "onnx/model.onnx")
 _FILTERS: Final = (
@@ -21,7 +21,10 @@ _FILTERS: Final = (
     "hamming",
 )  # indexed by Pillow's resampling constants
 _PREPROCESSOR: Final = "preprocessor_config.json"
-_TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
+_TEXT_ONLY_FILES: Final = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"),
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+)
 _WEIGHT_SUFFIXES: Final = ("_data", ".data")  # of files with external weights
 
 
@@ -53,7 +56,7 @@ def _fetch(open_: Callable[[str], Repository], request: ImportRequest, onnx: Pat
 
 def _describe(repository: Repository, file: str, onnx: Path, task: str | None) -> ImportedModel:
     """Return what model.toml says of a model for images or for text, or else of one that takes tensors."""
-    if task in TEXT_TASKS or (task is None and _PREPROCESSOR not in repository.files and _has_tokenizer(repository)):
+    if task in TEXT_TASKS or (task is None and _PREPROCESSOR not in repository.files and _is_for_text(repository)):
         return read_text_model(repository, file, onnx, task)
     description = f"{file} of {repository.description}"
     if task is not None or _PREPROCESSOR not in repository.files:
@@ -66,8 +69,9 @@ def _describe(repository: Repository, file: str, onnx: Path, task: str | None) -
     return ImportedModel("image-classification", description, _image_section(preprocessor), {}, _labels(config))
 
 
-def _has_tokenizer(repository: Repository) -> bool:
-    return any(PurePosixPath(file).name in _TOKENIZER_FILES for file in repository.files)
+def _is_for_text(repository: Repository) -> bool:
+    """Return whether there are files that only models for text have, even if the tokenizer is missing."""
+    return any(file == POOLING_FILE or PurePosixPath(file).name in _TEXT_ONLY_FILES for file in repository.files)
 
 
 def _choose_file(repo: str, files: Sequence[str], requested: str | None) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from model_runtime.spec.model_toml import ModelSpec
 from model_runtime.tasks.audio.audio_task import AudioTask
-from model_runtime.tasks.outputs import Classes
+from model_runtime.tasks.classes import Classes
 from model_runtime.tasks.task import refuse_unknown
 from model_runtime.tensor_spec import Array, TensorSpec
 

@@ -27,7 +27,7 @@ class AudioInput:
         file = folder / SPEC_FILE
         self._spec, self._tensor_spec = spec, _match_input(file, spec, inputs)
         if spec.sample_rate is None:
-            reason = "missing, and no model names its own; allowed: the samples a second that it was trained with"
+            reason = "missing: set the sample rate that the model was trained with, in samples a second"
             raise ModelError(file, "audio.sample_rate", reason)
         self._rate: int = spec.sample_rate
         self._length = _fixed_length(file, spec, self._tensor_spec)
@@ -89,13 +89,14 @@ def _match_input(file: Path, spec: AudioSpec, inputs: Sequence[TensorSpec]) -> T
 def _fixed_length(file: Path, spec: AudioSpec, tensor_spec: TensorSpec) -> int | None:
     """Return the samples that every row has, None if the model takes any number. Raises ModelError."""
     size = tensor_spec.shape[-1]
-    if size == 0 or (spec.samples is not None and size not in {-1, spec.samples}):
-        raise ModelError(
-            file, "audio.samples", f"is {spec.samples}, but the input has {size}; allowed: {size or 'any'}"
-        )
+    if size == 0:
+        raise ModelError(file, "task", "the audio input has 0 samples; allowed: one or more, or any number")
+    if spec.samples is not None and size not in {-1, spec.samples}:
+        raise ModelError(file, "audio.samples", f"is {spec.samples}, but the input has {size}; allowed: {size}")
     length = spec.samples or (size if size > 0 else None)
     for key, needs_length in (("fit", True), ("max_seconds", False)):
         if key in spec.model_fields_set and needs_length != (length is not None):
-            which, allowed = ("any", "samples beside it") if needs_length else ("a fixed", "fit and no such key")
-            raise ModelError(file, f"audio.{key}", f"does not apply to {which} length of audio; allowed: {allowed}")
+            fixed = f"the model takes a fixed number of samples, {length}: remove this key, and set fit instead"
+            reason = "it needs a fixed length: set samples too, or remove this key" if needs_length else fixed
+            raise ModelError(file, f"audio.{key}", reason)
     return length

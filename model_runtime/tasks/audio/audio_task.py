@@ -10,7 +10,7 @@ import numpy as np
 from jobs.contract.errors import Refused
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
 from model_runtime.tasks.audio.audio_input import SECOND, AudioInput
-from model_runtime.tasks.outputs import find_output
+from model_runtime.tasks.classes import find_output
 from model_runtime.tasks.task import Task
 from model_runtime.tensor_spec import Array, TensorSpec
 

@@ -45,6 +45,9 @@ class TextEmbedding(TextTask):
         self._normalize = self.settings.normalize()
         self._prompts, self._default_prompt = self.settings.prompts()
         self._size = self.output.shape[-1] if self.output.shape[-1] > 0 else None
+        pooling = {"pooling": self._pooling} if rank == 2 else {}
+        named = {"prompts": dict(self._prompts)} if self._prompts else {}
+        self.from_file = [*self.from_file, *self.taken(pooling | {"normalize": self._normalize} | named)]
 
     def check_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Raise Refused for parameters that do not fit the model."""
@@ -77,7 +80,8 @@ class TextEmbedding(TextTask):
         counts = np.array([each[".tokens"] for each in parameters])
         vectors = self._pool_batch(outputs[self.output.name], counts).astype(np.float32, copy=False)
         if self._normalize:
-            vectors = vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+            with np.errstate(divide="ignore", invalid="ignore"):  # zeros, which are refused one by one
+                vectors = vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
             vectors = vectors.astype(np.float32)
         if not np.isfinite(vectors).all():  # also the quotients of zeros
             return None

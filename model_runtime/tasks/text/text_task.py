@@ -62,6 +62,14 @@ class TextTask(Task):
         self._pad_id = next((id_ for id_ in (self.tokenizer.pad_id, self.settings.pad_id) if id_ is not None), 0)
         if self._length is None:
             self.padding = self._own_padding()
+        self.from_file = self.taken({"max_tokens": self._max_tokens})
+
+    def taken(self, settings: Mapping[str, Any]) -> list[str]:
+        """Return a line for each of these keys of `[text]` that `model.toml` leaves out."""
+        written = self.spec.text.model_fields_set
+        return [
+            f"[text] {key} = {orjson.dumps(value).decode()}" for key, value in settings.items() if key not in written
+        ]
 
     def preprocess(self, kind: str, data: bytes, parameters: dict[str, Any]) -> Row:
         """Return the arrays of one text. Raises Refused."""

@@ -78,7 +78,7 @@ def test_zeros_change_no_sum(tmp_path: Path) -> None:
     assert [cost for _, cost in groups] == [2, 5]
     card = model.card()["lengths"]
     assert card["padded_to_multiple"] == 1
-    assert card["run_cost"] > 0
+    assert card["run_overhead"] > 0
 
 
 @pytest.mark.parametrize(
@@ -139,10 +139,15 @@ def test_the_examples_of_the_owner_are_used(tmp_path: Path) -> None:
         ("[inputs.x]\npad_axis = 0", "inputs.x.pad_axis: 0, but the shape is .* allowed: 1"),
         ("[inputs.x]\npad_axis = 2", "inputs.x.pad_axis: 2, but the shape is .* allowed: 1"),
         ('[inputs.x]\npad_axis = 1\nfill = "mask"', "inputs.x: has pad_axis and fill; allowed: one of them"),
+        ("[inputs.x]\npad_axis = 1\nvalue = 1", "inputs.x: has value and pad_axis; allowed: one of them"),
+        ("[padding]\nmultiple = 4", "padding.multiple: the items of this model do not differ in length"),
         ("[outputs.y]\npad_axis = 1", "outputs.y.pad_axis: 1, but the shape is .* allowed: no axis"),
         ('[inputs.x]\nfill = "length"', r"inputs.x.fill: \"length\", but its shape is .* allowed: \[batch\]"),
-        ("[padding]\nenabled = true", "padding.enabled: the items of this model have no length"),
-        ("max_batch_cost = 9", "max_batch_cost: the items of this model have no length"),
+        (
+            "[padding]\nenabled = true",
+            "padding.enabled: the items of this model do not differ in length; allowed: with pad_axis",
+        ),
+        ("max_batch_cost = 9", "max_batch_cost: the items of this model do not differ in length"),
     ],
 )
 def test_keys_that_do_not_fit_are_refused(tmp_path: Path, toml: str, message: str) -> None:
@@ -154,3 +159,22 @@ def test_a_written_cost_limits_batches(tmp_path: Path) -> None:
     model = load(lay_out(tmp_path, "sum", f"max_batch_cost = 40\n{DECLARED}"))
     assert model.max_batch_cost == 40
     assert model.max_batch == 64
+
+
+def test_an_example_that_contradicts_itself_is_named(tmp_path: Path) -> None:
+    lay_out(tmp_path, "sum", f"{DECLARED}[inputs.z]\npad_axis = 1")
+    write(
+        tmp_path / "m" / "1" / "model.onnx",
+        [node("Add", ["x", "z"], ["s"]), node("ReduceSum", ["s", "time"], ["y"], keepdims=0)],
+        {"x": ["batch", "time", 3], "z": ["batch", "time", 3]},
+        {"y": ["batch", 3]},
+        {"time": int64_constant(1)},
+    )
+    examples = tmp_path / "m" / "examples"
+    examples.mkdir()
+    random = np.random.default_rng(1)
+    for at, (one, other) in enumerate([(4, 4), (4, 4), (4, 4), (4, 4), (6, 7)]):
+        x, z = (random.random((1, side, 3), np.float32) for side in (one, other))
+        np.savez(examples / f"{at}.npz", x=x, z=z)
+    with pytest.raises(ModelError, match="examples: an example does not fit the model: the inputs differ in length: x"):
+        load(tmp_path)

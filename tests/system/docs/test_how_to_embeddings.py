@@ -16,7 +16,9 @@ PAGE = (ROOT / "docs" / "how-to" / "embeddings.md").read_text()
 
 
 def blocks(kind: str) -> list[str]:
-    return re.findall(rf"```{kind}\n(.+?)```", PAGE, re.DOTALL)
+    return [
+        text for found, text in re.findall(r"^```(\w*)\n(.+?)^```", PAGE, re.DOTALL | re.MULTILINE) if found == kind
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -29,16 +31,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (source / "onnx" / "model.onnx").write_bytes((laid_out / "1" / "model.onnx").read_bytes())
     (source / "tokenizer.json").write_bytes((laid_out / "tokenizer.json").read_bytes())
     (source / "config.json").write_text(json.dumps({"architectures": ["BertModel"], "max_position_embeddings": 64}))
-    modules = ["Transformer", "Pooling", "Normalize"]
-    types = [{"type": f"sentence_transformers.models.{name}", "path": ""} for name in modules]
+    modules = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+    types = [{"type": f"sentence_transformers.models.{name}", "path": path} for name, path in modules.items()]
     (source / "modules.json").write_text(json.dumps(types))
     (source / "1_Pooling").mkdir()
     (source / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
-    (command,) = [block for block in blocks("sh") if block.startswith("jitney models import all-")]
+    (command,) = [block for block in blocks("sh") if block.startswith("jitney models import ./all-")]
     command = command.replace("jitney", f"{sys.executable} -m cli.main", 1)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", command], cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+    (printed,) = [block for block in blocks("") if "imported" in block]
+    assert done.stdout == printed
     return folder
 
 

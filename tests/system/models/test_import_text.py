@@ -45,7 +45,9 @@ def imported(hub: FakeHub, tmp_path: Path, *words: str) -> tuple[ModelFolder, st
     assert (done.returncode, done.stderr) == (0, "")
     (found,) = list_models(tmp_path / "models")
     assert isinstance(found, ModelFolder)
-    return found, done.stdout.partition("\n")[2].strip()
+    lines = [line.strip() for line in done.stdout.splitlines()[1:]]
+    assert lines[0] == f'task = "{found.spec.task}"'
+    return found, "\n".join(line for line in lines[1:] if not line.startswith("[text] "))
 
 
 def submit(service: Service, job_input: Any) -> Any:
@@ -209,7 +211,7 @@ def test_a_folder_with_the_layout_of_a_repository(tmp_path: Path) -> None:
     shutil.copyfile(made / "1" / "model.onnx", folder / "onnx" / "model.onnx")
     shutil.copyfile(made / "tokenizer.json", folder / "tokenizer.json")
     (folder / "config.json").write_text(json.dumps(CLASSIFIER | ONE))
-    (folder / "README.md").write_text("---\nlicense: mit\npipeline_tag: text-ranking\n---\n# A ranker\n")
+    (folder / "README.md").write_text("---\r\nlicense: mit\r\npipeline_tag: text-ranking\r\n---\r\n# A ranker\r\n")
     done = run(tmp_path / "models", str(folder))
     assert (done.returncode, done.stderr) == (0, "")
     (found,) = list_models(tmp_path / "models")

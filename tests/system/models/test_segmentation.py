@@ -12,7 +12,7 @@ from PIL import Image
 
 from model_runtime.tensor_spec import Array
 from tests.support import bulk, bulks
-from tests.support.model_files import masks
+from tests.support.model_files import segmentation
 from tests.support.service import Service
 from tests.unit.model_runtime.images.test_mask import counts_of, pixels_of, upsampled
 
@@ -25,12 +25,12 @@ SIZE = (384, 256)  # 16 times the model's input
 @pytest.fixture(scope="module")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    masks.colours(folder, cell=1)
-    masks.colours(folder, "boxed", fit="letterbox", cell=1)
-    masks.colours(folder, "coarse")
-    masks.classes(folder)
-    masks.foreground(folder, "matte", FOREGROUND)
-    masks.foreground(folder, "logits", FOREGROUND + '[segmentation]\nscores = "sigmoid"\n', logits=True)
+    segmentation.colours(folder, cell=1)
+    segmentation.colours(folder, "boxed", fit="letterbox", cell=1)
+    segmentation.colours(folder, "coarse")
+    segmentation.classes(folder)
+    segmentation.foreground(folder, "matte", FOREGROUND)
+    segmentation.foreground(folder, "logits", FOREGROUND + '[segmentation]\nscores = "sigmoid"\n', logits=True)
     return folder
 
 

@@ -21,7 +21,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.support import models
 from tests.support import waiting as support
-from tests.support.model_files import audio, masks, tabular
+from tests.support.model_files import audio, segmentation, tabular
 from tests.support.service import ROOT
 from tests.support.service import Service as Jitney
 
@@ -261,7 +261,7 @@ def test_a_model_for_audio_has_a_form_for_a_file(browser: webdriver.Chrome, tmp_
 
 
 def test_a_mask_is_shown_over_its_picture(browser: webdriver.Chrome, tmp_path: Path) -> None:
-    masks.colours(tmp_path / "models", cell=1)
+    segmentation.colours(tmp_path / "models", cell=1)
     picture = Image.new("RGB", (384, 256))
     picture.paste((255, 0, 0), (0, 0, 192, 256))
     picture.save(tmp_path / "half.png")

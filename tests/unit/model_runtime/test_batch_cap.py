@@ -12,7 +12,7 @@ from model_runtime.profiling.batch_cap import (
     BUDGET_S,
     MAX_LENGTHS_RUN_S,
     MAX_MEASURED_BATCH,
-    MAX_RUN_COST,
+    MAX_RUN_OVERHEAD,
     OUTSIDE_RUN_MS,
     LengthCosts,
     MeasuredModel,
@@ -137,7 +137,7 @@ def test_the_costs_of_lengths_are_fitted_to_the_times_of_runs() -> None:
     """A run costs 2 ms and 0.1 ms a token; one row alone is slower than that, as kernels are not full."""
     cost_ms = {size: 2 + 0.1 * 16 * size + (3 if size == 1 else 0) for size in (1, 2, 4, 8)}
     costs = length_costs(Profile(8, {size: ms / 2 for size, ms in cost_ms.items()}, cost_ms=cost_ms), 16)
-    assert costs.run_cost == pytest.approx((2 + OUTSIDE_RUN_MS) / 0.1)
+    assert costs.run_overhead == pytest.approx((2 + OUTSIDE_RUN_MS) / 0.1)
     assert costs.max_cost == pytest.approx(MAX_LENGTHS_RUN_S * 1000 / 0.05)
 
 
@@ -148,5 +148,5 @@ def test_a_batch_of_lengths_may_have_as_much_as_one_of_the_cap() -> None:
 
 def test_runs_that_all_cost_the_same_bring_all_lengths_together() -> None:
     flat = dict.fromkeys((1, 2, 4), 5.0)
-    assert length_costs(Profile(4, flat, cost_ms=flat), 16) == LengthCosts(MAX_RUN_COST)
+    assert length_costs(Profile(4, flat, cost_ms=flat), 16) == LengthCosts(MAX_RUN_OVERHEAD)
     assert length_costs(Profile(32, {}), 16) == LengthCosts()

@@ -16,7 +16,7 @@ from cli.models.optimizing.evaluation.loaded_version import LoadedVersion, open_
 from model_runtime.repository.repository import ModelFolder, list_models
 from model_runtime.tasks.examples import Example
 from tests.support import models
-from tests.support.model_files import masks
+from tests.support.model_files import segmentation
 from tests.support.model_files.graphs import node, numbers, write
 
 FINDER = 'task = "object-detection"\nprovider = "cpu"\n[image]\nscale = 0.00392156862745098\n'
@@ -113,7 +113,7 @@ def test_embeddings_agree_by_their_angle(tmp_path: Path, noise: float, share: fl
 @pytest.mark.parametrize(("half", "share"), [(0.52, 1), (1.5, 0)])
 def test_masks_agree_by_the_classes_of_their_cells(tmp_path: Path, half: float, share: float) -> None:
     for name in ("old", "new"):
-        masks.colours(tmp_path / name, cell=1)
+        segmentation.colours(tmp_path / name, cell=1)
     path = tmp_path / "new" / "scene" / "1" / "model.onnx"
     model = onnx.load(path)
     (tensor,) = (each for each in model.graph.initializer if each.name == "half")

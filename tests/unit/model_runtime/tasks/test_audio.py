@@ -45,14 +45,14 @@ def prepared(data: bytes, wave: TensorSpec = WAVE, **audio_keys: Any) -> Array:
         (WAVE._replace(shape=()), {}, 'allowed: one input of [samples] or [1, samples]; batch_axis = "none" if'),
         (WAVE._replace(shape=(2, RATE)), {}, "the model takes wave [2, 16000] for each audio"),
         (WAVE._replace(datatype="INT64"), {}, "the audio input is INT64; allowed: FP16, FP32, FP64, INT16"),
-        (WAVE, {"audio": {"sample_rate": None}}, "audio.sample_rate: missing, and no model names its own"),
+        (WAVE, {"audio": {"sample_rate": None}}, "audio.sample_rate: missing: set the sample rate that"),
         (SECOND, {"audio": {"samples": 99}}, "audio.samples: is 99, but the input has 16000; allowed: 16000"),
         (
             WAVE,
             {"audio": {"fit": "pad"}},
-            "audio.fit: does not apply to any length of audio; allowed: samples beside it",
+            "audio.fit: it needs a fixed length: set samples too",
         ),
-        (SECOND, {"audio": {"max_seconds": 9.0}}, "audio.max_seconds: does not apply to a fixed length of audio"),
+        (SECOND, {"audio": {"max_seconds": 9.0}}, "audio.max_seconds: the model takes a fixed number of samples, "),
         (
             WAVE._replace(datatype="INT16"),
             {"audio": {"scale": 2.0}},

@@ -119,7 +119,7 @@ def test_a_model_that_padding_changes_is_not_padded(tmp_path: Path) -> None:
 def test_a_model_that_is_not_batched_is_not_padded(tmp_path: Path) -> None:
     text.encoder(tmp_path, toml='task = "text-embedding"\nbatching = "off"')
     model = load(tmp_path)
-    assert model.card()["lengths"] == {"padded_to_multiple": None, "run_cost": None, "max_batch_cost": None}
+    assert model.card()["lengths"] == {"padded_to_multiple": None, "run_overhead": None, "max_batch_cost": None}
     ((arrays, _),) = prepare(model, "red")
     assert stack_items([arrays], 0, model.padding)["input_ids"].shape == (1, 3)
 

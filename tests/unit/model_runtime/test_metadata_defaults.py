@@ -14,7 +14,7 @@ from cli.models import file_commands
 from model_runtime.model import Model, load_model
 from model_runtime.repository.onnx_file import read_metadata
 from model_runtime.repository.repository import ModelFolder, list_models
-from model_runtime.spec.file_defaults import MAX_TEXT_CHARS, fill_from_file
+from model_runtime.spec.metadata_defaults import MAX_TEXT_CHARS, fill_from_file
 from model_runtime.spec.model_toml import ModelError, ModelSpec
 from model_runtime.tensor_spec import TensorSpec
 from tests.support.model_files import graphs
@@ -120,6 +120,11 @@ def test_a_classifier_of_ultralytics_needs_its_task_alone(tmp_path: Path) -> Non
         {"label": "bus", "index": 0, "probability": 0.2},
     ]
     assert "[image] resize = 64, crop = [64, 64], scale" in model.card()["from_file"][1]
+
+
+def test_a_classifier_of_yolov5_has_its_labels_alone(tmp_path: Path) -> None:
+    write(tmp_path, np.array([0.2, 0.5, 0.3], np.float32), V5, 'task = "image-classification"\n[image]\nresize = [64, 64]')
+    assert load(tmp_path).card()["from_file"] == ["3 labels of names"]
 
 
 def test_keys_of_model_toml_go_first(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import onnx
 
-from cli.models.importing.repository import Repository
+from cli.models.importing.hf_repository import Repository
 from cli.models.importing.source import ImportedModel, ImportFailed
 from model_runtime.spec.text import POOLING_FILE, TEXT_FILES, TOKENIZER_FILE
 

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from cli.models.importing.source import ImportFailed, import_library
 
 # In the head of README.md, from which the hub takes it too.
-_TAG: Final = re.compile(r"\A---\n(?:.*\n)*?pipeline_tag: *([\w-]+) *\n")
+_TAG: Final = re.compile(r"\A---\r?\n(?:(?!---).*\n)*?pipeline_tag: *([\w-]+) *\r?\n")
 
 
 class Repository(NamedTuple):

@@ -1,4 +1,4 @@
-"""Find an output by its name, check the classes of scores against `[classification]`, and return the best of them."""
+"""Read the labels of a classifier's classes, and turn its scores into the best of them; find an output by its name."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Take the labels, sizes and formats that `model.toml` leaves out from what exporters write into the model's file.
+"""Fill keys that `model.toml` leaves out from the metadata of the ONNX file; refuse a file that is for another task.
 
 Ultralytics (YOLOv5 and later) writes `names`, `stride`, `imgsz` and `task` as texts of Python values. RapidAI's
 converters of PaddleOCR write `character` or `dictionary`, a label per line. Keys of `model.toml` go first.
@@ -48,7 +48,9 @@ def fill_from_file(
         return FileDefaults(spec)
     labels, key = _read_labels(metadata, spec.task, outputs[0])
     used = [f"{len(labels)} labels of {key}"] if labels and _section(spec).labels is None else []
-    ultralytics = metadata.get("task", "detect") if {"names", "stride"} <= metadata.keys() else ""
+    # YOLOv5 writes no task, and prepares the pictures of its classifiers in another way than later versions.
+    assumed = "detect" if spec.task == "object-detection" else ""
+    ultralytics = metadata.get("task", assumed) if {"names", "stride"} <= metadata.keys() else ""
     if ultralytics in _OTHER_TASKS or _TASKS.get(ultralytics, spec.task) != spec.task:
         allowed = f'"{_TASKS[ultralytics]}"' if ultralytics in _TASKS else '"tensor", or a task of your own'
         raise ModelError(
