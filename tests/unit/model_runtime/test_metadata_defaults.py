@@ -123,7 +123,9 @@ def test_a_classifier_of_ultralytics_needs_its_task_alone(tmp_path: Path) -> Non
 
 
 def test_a_classifier_of_yolov5_has_its_labels_alone(tmp_path: Path) -> None:
-    write(tmp_path, np.array([0.2, 0.5, 0.3], np.float32), V5, 'task = "image-classification"\n[image]\nresize = [64, 64]')
+    write(
+        tmp_path, np.array([0.2, 0.5, 0.3], np.float32), V5, 'task = "image-classification"\n[image]\nresize = [64, 64]'
+    )
     assert load(tmp_path).card()["from_file"] == ["3 labels of names"]
 
 
