@@ -66,12 +66,12 @@ def test_sizes_of_av1_data_are_those_of_its_sequence_header(reduced: bool) -> No
     assert pixels == [333 * 177] * (1 if reduced else 2)  # the picture to show, and the first frame
 
 
-def test_all_cells_and_transparency_count() -> None:
+def test_all_tiles_and_transparency_count() -> None:
     noise = Image.effect_noise((500, 300), 60)
-    cells = heif_boxes.strip_file(encoded(noise.convert("RGB"), "HEIF", tile_size=128))
-    assert cells.pixels == [500 * 300, *[128 * 128] * 12]
+    tiles = heif_boxes.strip_file(encoded(noise.convert("RGB"), "HEIF", tile_size=128))
+    assert tiles.pixels == [500 * 300, *[128 * 128] * 12]
     assert heif_boxes.strip_file(encoded(Image.new("RGBA", (500, 300)), "AVIF")).pixels == [150_000, 150_000]
-    heif_boxes.check_pixels(cells, "HEIF", (500, 300), 150_000)
+    heif_boxes.check_pixels(tiles, "HEIF", (500, 300), 150_000)
     for limit, code in ((149_000, "image_too_many_pixels"), (10_000_000, "invalid_image")):
         pixels = [150_000] * (1 if limit < 150_000 else 7)
         size = (300, 300) if limit < 150_000 else (500, 300)
@@ -81,11 +81,11 @@ def test_all_cells_and_transparency_count() -> None:
     assert "has 1050000 in 7 parts; allowed: 900000, or a copy" in caught.value.message
 
 
-def test_a_cell_counts_as_often_as_it_is_decoded() -> None:
+def test_a_tile_counts_as_often_as_it_is_decoded() -> None:
     data = encoded(Image.effect_noise((500, 300), 60).convert("RGB"), "HEIF", tile_size=128)
     at = data.index(b"dimg") + 8  # after the number of the grid, and the count
-    cells = data[at : at + 24]
-    for other, code in ((cells[:2] * 12, ""), (data[at - 4 : at - 2] * 12, "invalid_image")):
+    tiles = data[at : at + 24]
+    for other, code in ((tiles[:2] * 12, ""), (data[at - 4 : at - 2] * 12, "invalid_image")):
         changed = data[:at] + other + data[at + 24 :]
         if code:
             assert refusal(changed).code == code  # a grid in a grid
