@@ -13,6 +13,7 @@ from api.openapi import hot_routes
 from api.openapi.content import ContentWriter
 from api.openapi.error_responses import ErrorResponses
 from api.openapi.operations import HEADERS, OPERATIONS, REQUEST_HEADERS, Operation, header_refs
+from api.openapi.schemas.base import without_null
 
 DESCRIPTION: Final = """\
 An async batching inference queue. A job is accepted at once and run in a micro-batch. Its caller waits, reads it
@@ -113,16 +114,21 @@ def _complete(entry: dict[str, Any], operation: Operation, content: ContentWrite
     if operation.body is not None:
         body = content.write(operation.body)
         entry["requestBody"] = {"required": operation.is_body_required, "content": body}
-    parameters = entry.setdefault("parameters", [])
+    parameters = entry.get("parameters", [])
     for parameter in parameters:
         schema = parameter["schema"]
-        schema.pop("title", None)
-        parameter.setdefault("description", PATH_PARAMETERS.get(parameter["name"], ""))
-        if schema.get("default") in ("", None):  # it may be absent
-            schema.pop("default", None)
+        without_null(schema)
+        if schema.get("default") == "":  # it may be absent
+            del schema["default"]
+        for name in ("title", "description"):
+            schema.pop(name, None)
+        if parameter["in"] == "path":
+            parameter["description"] = PATH_PARAMETERS[parameter["name"]]
     for name in operation.headers:
         text = REQUEST_HEADERS[name]
         parameters.append({"name": name, "in": "header", "description": text, "schema": {"type": "string"}})
+    if parameters:
+        entry["parameters"] = parameters
 
 
 def _add_answers(

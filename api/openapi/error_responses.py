@@ -45,15 +45,15 @@ class ErrorResponses:
 
     def share(self) -> dict[str, Any]:
         """Replace the errors that several operations have by references; return those errors by name."""
-        shared = {}
+        shared: dict[str, Any] = {}
         for (schema, status, codes), uses in self._uses.items():
             if len(uses) == 1:
                 continue
             name = HTTPStatus(status).phrase if len(codes) > 2 else "_or_".join(codes)
             name = "".join(word.capitalize() for word in name.replace(" ", "_").split("_"))
             name += "" if schema == Problem.__name__ else f"As{schema}"
-            while name in shared:
-                name += "_"
+            if name in shared:
+                name += str(sum(known.startswith(name) for known in shared) + 1)
             shared[name] = uses[0][str(status)]
             for answers in uses:
                 answers[str(status)] = {"$ref": f"#/components/responses/{name}"}

@@ -1,7 +1,9 @@
 """The bodies, answers, headers and errors of each operation. Its text and parameters come from its route."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
+
+from pydantic import Field
 
 from api.openapi.schemas import bulk, dead_letters, health, jobs, model_versions, texts, webhooks
 from api.openapi.schemas.base import Binary
@@ -9,7 +11,11 @@ from api.openapi.schemas.base import Binary
 JSON: Final = "application/json"
 FORM: Final = "multipart/form-data"
 BYTES: Final = "application/octet-stream"
-LINES: Final = "application/jsonl"
+_LINES: Final = Annotated[str, Field(examples=['{"custom_id": "1", "response": {"status_code": 200, "body": {}}}\n'])]
+_JOB_LINES: Final = Annotated[str, Field(examples=['{"input": {"text": "one"}}\n{"input": {"text": "two"}}\n'])]
+_EVENTS: Final = Annotated[str, Field(examples=['id: 1\nevent: queued\ndata: {"id":"00…","status":"queued"}\n\n'])]
+_METRICS: Final = Annotated[str, Field(examples=["# TYPE jitney_workers gauge\njitney_workers 1.0\n"])]
+_TEXT_BODY: Final = Annotated[str, Field(examples=["a text"])]
 
 _TEXT: Final = {"type": "string"}
 _WHOLE_NUMBER: Final = {"type": "integer", "minimum": 0}
@@ -81,7 +87,7 @@ def _json(schema: Any, description: str, *headers: str, status: int = 200) -> di
 
 
 def _stream(description: str) -> dict[int, Answer]:
-    return {200: Answer({"text/event-stream": str}, description)}
+    return {200: Answer({"text/event-stream": _EVENTS}, description)}
 
 
 def _change(body: Any, *, is_body_required: bool = False) -> Operation:
@@ -95,10 +101,10 @@ _SUBMITTED: Final = jobs.Job | jobs.SubmittedJobs
 _SUBMIT_HEADERS: Final = ("Location", "Preference-Applied", "Idempotent-Replayed")
 _SUBMIT_BODY: Final = {
     JSON: jobs.JobRequest | list[jobs.JobRequest],
-    "application/x-ndjson": str,
+    "application/x-ndjson": _JOB_LINES,
     FORM: jobs.JobForm,
     "image/*": Binary,
-    "text/plain": str,
+    "text/plain": _TEXT_BODY,
     BYTES: Binary,
 }
 
@@ -155,7 +161,13 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "listFiles": Operation(_json(bulk.FileList, "A page of files."), ("file_not_found",)),
     "readFile": Operation(_json(bulk.File, "The record of the file."), ("file_not_found",)),
     "downloadFile": Operation(
-        {200: Answer({LINES: str}, "The lines. Of a running batch: the results so far.", ("Content-Disposition",))},
+        {
+            200: Answer(
+                {"application/jsonl": _LINES},
+                "The lines. Of a running batch: the results so far.",
+                ("Content-Disposition",),
+            )
+        },
         ("file_not_found", "storage_unavailable"),
     ),
     "deleteFile": Operation(
@@ -229,5 +241,5 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         },
         ("model_not_found",),
     ),
-    "readMetrics": Operation({200: Answer({"text/plain": str}, "Metrics in Prometheus' text format.")}),
+    "readMetrics": Operation({200: Answer({"text/plain": _METRICS}, "Metrics in Prometheus' text format.")}),
 }

@@ -10,7 +10,15 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 Binary = Annotated[str, Field(json_schema_extra={"format": "binary"})]  # bytes as they are
-_NULL = {"type": "null"}
+
+
+def without_null(schema: JsonSchemaValue) -> None:
+    """Change the schema of a value in place: null is not allowed."""
+    null = {"type": "null"}
+    if null in (branches := schema.get("anyOf", [])):
+        others = [branch for branch in branches if branch != null]
+        del schema["anyOf"]
+        schema.update(others[0] | schema if len(others) == 1 else {"anyOf": others})
 
 
 class Body(BaseModel):
@@ -18,7 +26,7 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="forbid", defer_build=True, use_attribute_docstrings=True)
 
-    example: ClassVar[dict[str, Any]] = {}
+    example: ClassVar[dict[str, Any] | None] = None
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -38,11 +46,8 @@ class RequestBody(Body):
     def _change_schema(cls, schema: JsonSchemaValue) -> None:
         """Let an optional field be absent, but not null."""
         for name, field in schema.get("properties", {}).items():
-            branches = field.get("anyOf", [])
-            if name not in schema.get("required", []) and _NULL in branches:
-                others = [branch for branch in branches if branch != _NULL]
-                del field["anyOf"]
-                field.update(others[0] | field if len(others) == 1 else {"anyOf": others})
+            if name not in schema.get("required", []):
+                without_null(field)
 
 
 class ResponseBody(Body):

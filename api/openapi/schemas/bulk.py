@@ -26,6 +26,8 @@ class FileForm(RequestBody):
     expires_after_anchor: Literal["created_at"] | None = Field(None, alias="expires_after[anchor]")
     expires_after_seconds: Annotated[int, Field(ge=1)] | None = Field(None, alias="expires_after[seconds]")
 
+    example: ClassVar[dict[str, Any]] = {"file": "the bytes of a file of JSON lines", "purpose": "batch"}
+
 
 class File(ResponseBody):
     """The record of a file."""

@@ -54,6 +54,7 @@ class JobForm(RequestBody):
     image: Binary | None = None
     """The image, as a file or not."""
     text: Text | None = None
+    """The text, in UTF-8."""
     model: str | None = None
     parameters: str | None = None
     """A JSON object."""
@@ -65,11 +66,15 @@ class JobForm(RequestBody):
     """A URL, or a JSON object."""
     rows: Annotated[int, Field(ge=1)] | None = None
 
+    example: ClassVar[dict[str, Any]] = {"text": "a text", "model": "language", "parameters": '{"top_k": 3}'}
+
 
 class PredictForm(JobForm):
     """An image as a form, and fields as text."""
 
     image: Binary
+
+    example: ClassVar[dict[str, Any]] = {"image": "the bytes of an image file", "model": "digits"}
 
 
 class Tensor(RequestBody):
