@@ -62,6 +62,6 @@ def _all_types() -> Iterator[Any]:
 
 
 def _example(type_: Any) -> Any:
-    """Return the example of a body. Of a union: that of its first type."""
-    first = get_args(type_)[0] if isinstance(type_, UnionType) else type_
-    return first.example if isinstance(first, type) and issubclass(first, Body) else None
+    """Return the example of a body. Of a union: that of the first type that has one."""
+    types = get_args(type_) if isinstance(type_, UnionType) else (type_,)
+    return next((each.example for each in types if isinstance(each, type) and issubclass(each, Body)), None)

@@ -15,6 +15,7 @@ _LINES: Final = Annotated[str, Field(examples=['{"custom_id": "1", "response": {
 _JOB_LINES: Final = Annotated[str, Field(examples=['{"input": {"text": "one"}}\n{"input": {"text": "two"}}\n'])]
 _EVENTS: Final = Annotated[str, Field(examples=['id: 1\nevent: queued\ndata: {"id":"00…","status":"queued"}\n\n'])]
 _METRICS: Final = Annotated[str, Field(examples=["# TYPE jitney_workers gauge\njitney_workers 1.0\n"])]
+_OUTPUT: Final = Annotated[dict[str, Any], Field(examples=[jobs.Job.example["output"]])]
 _TEXT_BODY: Final = Annotated[str, Field(examples=["a text"])]
 
 _TEXT: Final = {"type": "string"}
@@ -100,7 +101,7 @@ def _change(body: Any, *, is_body_required: bool = False) -> Operation:
 _SUBMITTED: Final = jobs.Job | jobs.SubmittedJobs
 _SUBMIT_HEADERS: Final = ("Location", "Preference-Applied", "Idempotent-Replayed")
 _SUBMIT_BODY: Final = {
-    JSON: jobs.JobRequest | list[jobs.JobRequest],
+    JSON: jobs.JobRequest,  # or an array: generated clients do not get along with such a union
     "application/x-ndjson": _JOB_LINES,
     FORM: jobs.JobForm,
     "image/*": Binary,
@@ -122,7 +123,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "readOutput": Operation(
         {
             200: Answer(
-                {JSON: dict[str, Any], BYTES: Binary},
+                {JSON: _OUTPUT, BYTES: Binary},
                 "The output alone, or the bytes of its only tensor.",
                 ("Jitney-Datatype", "Jitney-Shape"),
             )

@@ -27,14 +27,16 @@ FILTER_FIELDS: Final = ("model", "code", "since", "until", "replayed")
 ALL_TENANTS: Final = "*"  # in place of a tenant
 MAX_PURGED: Final = 1000  # dead letters purged per call
 _BOOLEANS: Final = {"true": True, "false": False}
+_CODES: Final[dict[str, Any]] = {"enum": sorted(DEAD_LETTER_CODES)}  # for the OpenAPI document
+_IS_REPLAYED: Final[dict[str, Any]] = {"enum": list(_BOOLEANS)}
 
 
 def read_filters(
-    model: str = "",
-    code: Annotated[str, Query(description="error code of the job")] = "",
+    model: Annotated[str, Query(description="name of the model")] = "",
+    code: Annotated[str, Query(description="error of the job", json_schema_extra=_CODES)] = "",
     since: Annotated[str, Query(description=f"ended at this time or later: {list_queries.TIME_FORMAT}")] = "",
     until: Annotated[str, Query(description="ended before this time")] = "",
-    replayed: Annotated[str, Query(description="`true`: already replayed; `false`: not replayed yet")] = "",
+    replayed: Annotated[str, Query(description="whether it was replayed", json_schema_extra=_IS_REPLAYED)] = "",
 ) -> DeadLetterFilter:
     """Parse the filter fields of a query; raises Refused."""
     if code and code not in DEAD_LETTER_CODES:

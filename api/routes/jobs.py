@@ -17,7 +17,7 @@ from jobs.contract.job_view import job_view, listed_view
 
 FAR_FUTURE_US = 1 << 60
 
-TimeCursor = Annotated[str, Query(max_length=18)]  # in us
+TimeCursor = Annotated[str, Query(max_length=18, description="`next_cursor` of an earlier response")]  # in us
 
 
 def router(gateway: Gateway) -> APIRouter:

@@ -13,7 +13,7 @@ from api.asgi.fastapi_adapter import Tenant, json_response, receive_body
 from api.asgi.request import Request
 from api.gateway.gateway import Gateway
 from api.routes.bulk.files import page_view, read_expiry_s
-from api.routes.list_queries import Limit
+from api.routes.list_queries import After, Limit
 from jobs.bulk import records
 from jobs.bulk.input_lines import JOBS_URL, URLS
 from jobs.bulk.records import BulkRequest, bulk_view
@@ -50,7 +50,7 @@ def router(gateway: Gateway) -> APIRouter:
         return json_response(bulk_view(bulk))
 
     @routes.get(PATH, summary="List own batches, newest first")
-    async def list_batches(http: HttpRequest, tenant: Tenant, limit: Limit = 20, after: str = "") -> Response:
+    async def list_batches(http: HttpRequest, tenant: Tenant, limit: Limit = 20, after: After = "") -> Response:
         """Answer the batches that are kept. `after` is the id of the last one of the page before."""
         Request(http.scope).query("limit", "after")
         found, more = await records.list_bulks(store, tenant, after, limit)

@@ -13,6 +13,7 @@ from api.asgi.request import Request
 from api.asgi.responses import SECURITY_HEADERS
 from api.gateway.gateway import Gateway
 from api.routes.bulk.upload import FileUpload
+from api.routes.list_queries import After
 from jobs.bulk import files
 from jobs.bulk.files import File
 from jobs.contract.errors import Refused, StoreUnavailable
@@ -56,10 +57,10 @@ def router(gateway: Gateway) -> APIRouter:
     @routes.get(PATH, summary="List own files")
     async def list_files(
         http: HttpRequest,
-        limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
-        after: str = "",
-        order: Literal["asc", "desc"] = "desc",
-        purpose: str = "",
+        limit: Annotated[int, Query(ge=1, le=10_000, description="entries of a page")] = 100,
+        after: After = "",
+        order: Annotated[Literal["asc", "desc"], Query(description="by the time of creation")] = "desc",
+        purpose: Annotated[str, Query(description="only files of this purpose")] = "",
     ) -> Response:
         """Answer the files that were uploaded, and those that batches wrote."""
         request, is_asc = Request(http.scope), order == "asc"
