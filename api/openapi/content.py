@@ -1,7 +1,6 @@
 """Writes the content of bodies and answers: schemas of Python types, by pydantic, and their examples."""
 
 from collections.abc import Iterator, Mapping
-from types import UnionType
 from typing import Any, Final, get_args
 
 from pydantic import TypeAdapter
@@ -63,5 +62,7 @@ def _all_types() -> Iterator[Any]:
 
 def _example(type_: Any) -> Any:
     """Return the example of a body. Of a union: that of the first type that has one."""
-    types = get_args(type_) if isinstance(type_, UnionType) else (type_,)
-    return next((each.example for each in types if isinstance(each, type) and issubclass(each, Body)), None)
+    return next(
+        (each.example for each in get_args(type_) or (type_,) if isinstance(each, type) and issubclass(each, Body)),
+        None,
+    )

@@ -16,8 +16,8 @@ from api.openapi.operations import HEADERS, OPERATIONS, REQUEST_HEADERS, Operati
 from api.openapi.schemas.base import without_null
 
 DESCRIPTION: Final = """\
-An async batching inference queue. A job is accepted at once and run in a micro-batch. Its caller waits, reads it
-later, follows its events, or is notified by a webhook.
+A job is accepted at once and run in a micro-batch. Its caller waits, reads it later, follows its events, or is
+notified by a webhook.
 
 Without API keys, anyone on the machine of the service may call it. From the first key on, each call needs one. A
 request may be packed with `Content-Encoding: gzip`. `HEAD` works where `GET` does.

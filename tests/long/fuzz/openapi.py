@@ -38,6 +38,11 @@ def map_path_parameters(context, path_parameters):
     return path_parameters
 
 
+@schemathesis.serializer("application/x-ndjson")
+def write_lines(context, value):
+    return str(value).encode(errors="replace")
+
+
 @schemathesis.check
 def foreign_ids_stay_foreign(ctx, response, case):
     if (case.path_parameters or {}).get("job_id") == ID and response.status_code < 400:
