@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from api.openapi.operations import OPERATIONS
+from api.openapi.operations import NOTIFICATIONS, OPERATIONS
 from api.openapi.schemas.base import Body
 from api.openapi.schemas.errors import OpenAIError, PredictProblem, Problem
 
@@ -54,6 +54,8 @@ class ContentWriter:
 
 def _all_types() -> Iterator[Any]:
     yield from (Problem, PredictProblem, OpenAIError)
+    for _, content in NOTIFICATIONS.values():
+        yield from content.values()
     for operation in OPERATIONS.values():
         yield from (operation.body or {}).values()
         for answer in operation.answers.values():

@@ -12,7 +12,15 @@ from api.auth.authentication import KEY_HEADERS
 from api.openapi import hot_routes
 from api.openapi.content import ContentWriter
 from api.openapi.error_responses import ErrorResponses
-from api.openapi.operations import HEADERS, OPERATIONS, REQUEST_HEADERS, Operation, header_refs
+from api.openapi.operations import (
+    HEADERS,
+    NOTIFICATION_HEADERS,
+    NOTIFICATIONS,
+    OPERATIONS,
+    REQUEST_HEADERS,
+    Operation,
+    header_refs,
+)
 from api.openapi.schemas.base import without_null
 
 DESCRIPTION: Final = """\
@@ -66,6 +74,7 @@ def build_document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
         "security": [{name: []} for name in schemes],
         "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": declared["paths"],
+        "webhooks": {name: {"post": _notification(name, content)} for name in NOTIFICATIONS},
         "components": {
             "schemas": content.schemas,
             "responses": errors.share(),
@@ -109,6 +118,29 @@ def _info() -> dict[str, Any]:
     }
 
 
+def _notification(name: str, content: ContentWriter) -> dict[str, Any]:
+    """Return the request that a receiver of webhooks gets."""
+    summary, body = NOTIFICATIONS[name]
+    headers = [
+        {"name": name, "in": "header", "required": True, "description": text, "schema": {"type": "string"}}
+        for name, text in NOTIFICATION_HEADERS.items()
+    ]
+    return {
+        "operationId": name,
+        "tags": ["webhooks"],
+        "summary": summary,
+        "description": "Sent to a webhook, as Standard Webhooks has it. It may come twice, and in any order.",
+        "security": [],
+        "parameters": headers,
+        "requestBody": {"required": True, "content": content.write(body)},
+        "responses": {
+            "2XX": {"description": "The webhook is delivered."},
+            "410": {"description": "The delivery has failed, and is not tried again."},
+            "default": {"description": "The attempt has failed, and there will be another one."},
+        },
+    }
+
+
 def _complete(entry: dict[str, Any], operation: Operation, content: ContentWriter) -> None:
     """Add the body of an operation, its headers, and descriptions of its parameters."""
     if operation.body is not None:
@@ -140,5 +172,5 @@ def _add_answers(
         if headers := (*answer.headers, *more_headers):
             response["headers"] = header_refs(headers)
         if answer.content:
-            response["content"] = content.write(answer.content)
+            response["content"] = content.write(answer.content, answer.example)
         responses[str(status)] = response

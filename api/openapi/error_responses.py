@@ -42,6 +42,8 @@ class ErrorResponses:
             answers[str(status)] = response
             if more_headers:
                 self._uses[schema, status, of_status].append(answers)
+        for code in sorted(answers):  # the order of a reader
+            answers[code] = answers.pop(code)
 
     def share(self) -> dict[str, Any]:
         """Replace the errors that several operations have by references; return those errors by name."""

@@ -48,11 +48,12 @@ def header_refs(names: Sequence[str]) -> Mapping[str, Any]:
 
 
 class Answer(NamedTuple):
-    """An answer that is no error. `content`: the type of the body by media type."""
+    """An answer that is no error. `content`: the type of the body by media type. `example`: if not that of the type."""
 
     content: Mapping[str, Any]
     description: str
     headers: tuple[str, ...] = ()
+    example: Any = None
 
 
 class Operation(NamedTuple):
@@ -83,8 +84,8 @@ _FAILED_JOB: Final = (
 )
 
 
-def _json(schema: Any, description: str, *headers: str, status: int = 200) -> dict[int, Answer]:
-    return {status: Answer({JSON: schema}, description, headers)}
+def _json(schema: Any, description: str, *headers: str, status: int = 200, example: Any = None) -> dict[int, Answer]:
+    return {status: Answer({JSON: schema}, description, headers, example)}
 
 
 def _stream(description: str) -> dict[int, Answer]:
@@ -107,6 +108,24 @@ _SUBMIT_BODY: Final = {
     "image/*": Binary,
     "text/plain": _TEXT_BODY,
     BYTES: Binary,
+}
+
+_DRAINING: Final = {
+    "status": "draining",
+    "reason": "this gateway is shutting down",
+    "models": {},
+    "warnings": [],
+    "queue": {"safe": True, "warnings": []},
+}
+# What receivers of webhooks get, and the header fields that they get besides.
+NOTIFICATIONS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
+    "jobEnded": ("A job has ended", {JSON: jobs.JobNotification}),
+    "batchEnded": ("A batch has ended", {JSON: bulk.BatchNotification}),
+}
+NOTIFICATION_HEADERS: Final = {
+    "webhook-id": "The id of the delivery, the same for all attempts. Handle each id once.",
+    "webhook-timestamp": "The time of this attempt, in seconds since 1970.",
+    "webhook-signature": "`v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`. After a rotation, two of them.",
 }
 
 OPERATIONS: Final[Mapping[str, Operation]] = {
@@ -232,13 +251,18 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "checkReadiness": Operation(
         {
             **_json(health.Readiness, "The gateway accepts jobs."),
-            **_json(health.Readiness, "It does not, with the reason.", status=503),
+            **_json(health.Readiness, "It does not, with the reason.", status=503, example=_DRAINING),
         }
     ),
     "checkModelReadiness": Operation(
         {
             **_json(health.ModelReadiness, "A live worker serves the model."),
-            **_json(health.ModelReadiness | health.Readiness, "None does, with the reason.", status=503),
+            **_json(
+                health.ModelReadiness | health.Readiness,
+                "None does, with the reason.",
+                status=503,
+                example={"status": "unready", "model": "digits", "reason": "no live worker serves it"},
+            ),
         },
         ("model_not_found",),
     ),

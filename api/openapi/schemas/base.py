@@ -12,6 +12,13 @@ from pydantic_core import CoreSchema
 Binary = Annotated[str, Field(json_schema_extra={"format": "binary"})]  # bytes as they are
 
 
+def without_nulls(schema: JsonSchemaValue) -> None:
+    """Change the schema of an object in place: an optional field may be absent, but not null."""
+    for name, field in schema.get("properties", {}).items():
+        if name not in schema.get("required", []):
+            without_null(field)
+
+
 def without_null(schema: JsonSchemaValue) -> None:
     """Change the schema of a value in place: null is not allowed."""
     null = {"type": "null"}
@@ -44,10 +51,7 @@ class RequestBody(Body):
 
     @classmethod
     def _change_schema(cls, schema: JsonSchemaValue) -> None:
-        """Let an optional field be absent, but not null."""
-        for name, field in schema.get("properties", {}).items():
-            if name not in schema.get("required", []):
-                without_null(field)
+        without_nulls(schema)
 
 
 class ResponseBody(Body):

@@ -1,5 +1,6 @@
 """Schemas of bulk jobs in OpenAI's form: files and batches."""
 
+from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
@@ -8,7 +9,7 @@ from api.openapi.schemas.base import Binary, RequestBody, ResponseBody
 from api.openapi.schemas.webhooks import WebhookHeaders, WebhookUrl
 from api.routes.bulk import batches
 from jobs.bulk.input_lines import URLS
-from jobs.bulk.records import TIMES, Status
+from jobs.bulk.records import FINAL, TIMES, Status
 
 Seconds = Annotated[int, Field(description="Seconds since 1970.")]
 MetadataKey = Annotated[str, StringConstraints(max_length=batches.MAX_METADATA_KEY)]
@@ -207,4 +208,18 @@ class BatchList(ResponseBody):
         "first_id": _BATCH_ID,
         "last_id": _BATCH_ID,
         "has_more": False,
+    }
+
+
+class BatchNotification(ResponseBody):
+    """What the receiver of a batch's webhook gets when it ends."""
+
+    type: Annotated[str, Field(json_schema_extra={"enum": [f"batch.{status}" for status in sorted(FINAL)]})]
+    timestamp: datetime
+    data: Batch
+
+    example: ClassVar[dict[str, Any]] = {
+        "type": "batch.completed",
+        "timestamp": "2026-01-31T10:30:00.000Z",
+        "data": {**Batch.example, "status": "completed", "completed_at": 1769855400},
     }

@@ -3,8 +3,9 @@
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
+from pydantic.json_schema import JsonSchemaValue
 
-from api.openapi.schemas.base import ResponseBody
+from api.openapi.schemas.base import ResponseBody, without_nulls
 from jobs.contract.errors import CODES
 
 
@@ -12,6 +13,11 @@ class ErrorFields(ResponseBody):
     """What any error may have beside its code and message. Single errors have further fields."""
 
     model_config = ConfigDict(extra="allow")
+
+    @classmethod
+    def _change_schema(cls, schema: JsonSchemaValue) -> None:
+        super()._change_schema(schema)
+        without_nulls(schema)
 
     allowed: list[Any] | None = None
     """The values that are allowed."""

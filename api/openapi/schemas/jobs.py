@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from api.openapi.schemas.base import Binary, RequestBody, ResponseBody
 from api.openapi.schemas.errors import JobError, RefusedJob
-from api.openapi.schemas.webhooks import Webhook
+from api.openapi.schemas.webhooks import Webhook, WebhookEvent
 from jobs.contract.input_fields import MAX_INPUT_TEXT_BYTES
 from jobs.contract.job import LANES, Lane
 from jobs.contract.job_request import MAX_METADATA, MAX_METADATA_TEXT
@@ -237,3 +237,13 @@ class Predictions(ResponseBody):
     """The best first."""
 
     example: ClassVar[dict[str, Any]] = {"success": True, "predictions": [{"label": "7", "probability": 0.998}]}
+
+
+class JobNotification(ResponseBody):
+    """What the receiver of a webhook gets when a job ends."""
+
+    type: WebhookEvent
+    timestamp: datetime
+    data: Job
+
+    example: ClassVar[dict[str, Any]] = {"type": "job.succeeded", "timestamp": "2026-01-31T09:30:00.003Z", "data": _JOB}

@@ -1,7 +1,7 @@
 """Schemas of webhooks: a receiver, deliveries and their attempts, endpoints, the signing secret."""
 
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, StringConstraints
 
@@ -186,12 +186,3 @@ class WebhookSecret(ResponseBody):
     """Signs too, until it expires."""
 
     example: ClassVar[dict[str, Any]] = {"key": "whsec_bm90IGEgcmVhbCBzZWNyZXQ=", "previous": None}
-
-
-class WebhookNotification(ResponseBody):
-    """What a receiver gets when a job ends."""
-
-    type: Literal["job.succeeded", "job.failed", "job.canceled", "job.expired"]
-    timestamp: datetime
-    data: dict[str, Any]
-    """The job. A large output is null, and `output_url` says where to read it."""
