@@ -8,7 +8,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from api.openapi.operations import NOTIFICATIONS, OPERATIONS
-from api.openapi.schemas.base import Body
+from api.openapi.schemas.bodies import Body
 from api.openapi.schemas.errors import OpenAIError, PredictProblem, Problem
 
 REFS: Final = "#/components/schemas/{model}"

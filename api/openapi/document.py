@@ -21,7 +21,7 @@ from api.openapi.operations import (
     Operation,
     header_refs,
 )
-from api.openapi.schemas.base import without_null
+from api.openapi.schemas.bodies import without_null
 
 DESCRIPTION: Final = """\
 A job is accepted at once and run in a micro-batch. Its caller waits, reads it later, follows its events, or is

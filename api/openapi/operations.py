@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, NamedTuple
 from pydantic import Field
 
 from api.openapi.schemas import bulk, dead_letters, health, jobs, model_versions, texts, webhooks
-from api.openapi.schemas.base import Binary
+from api.openapi.schemas.bodies import Binary
 
 JSON: Final = "application/json"
 FORM: Final = "multipart/form-data"

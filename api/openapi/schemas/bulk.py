@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from api.openapi.schemas.base import Binary, RequestBody, ResponseBody
+from api.openapi.schemas.bodies import Binary, RequestBody, ResponseBody
 from api.openapi.schemas.webhooks import WebhookHeaders, WebhookUrl
 from api.routes.bulk import batches
 from jobs.bulk.input_lines import URLS

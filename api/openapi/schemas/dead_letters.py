@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from api.openapi.schemas.base import ResponseBody
+from api.openapi.schemas.bodies import ResponseBody
 from api.openapi.schemas.jobs import JOB_ID, Job, ListedJob
 from jobs.contract.job import Kind
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field
 from pydantic.json_schema import JsonSchemaValue
 
-from api.openapi.schemas.base import ResponseBody, without_nulls
+from api.openapi.schemas.bodies import ResponseBody, without_nulls
 from jobs.contract.errors import CODES
 
 

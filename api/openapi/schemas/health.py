@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, Literal
 
-from api.openapi.schemas.base import ResponseBody
+from api.openapi.schemas.bodies import ResponseBody
 
 
 class Liveness(ResponseBody):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from api.openapi.schemas.base import Binary, RequestBody, ResponseBody
+from api.openapi.schemas.bodies import Binary, RequestBody, ResponseBody
 from api.openapi.schemas.errors import JobError, RefusedJob
 from api.openapi.schemas.webhooks import Webhook, WebhookEvent
 from jobs.contract.input_fields import MAX_INPUT_TEXT_BYTES

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from api.openapi.schemas.base import RequestBody, ResponseBody
+from api.openapi.schemas.bodies import RequestBody, ResponseBody
 from jobs.models.rollout_plan import RolloutPlan
 from jobs.models.worker_registry import MODEL_VERSION
 

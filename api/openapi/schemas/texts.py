@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from api.openapi.schemas.base import RequestBody, ResponseBody
+from api.openapi.schemas.bodies import RequestBody, ResponseBody
 from jobs.contract.embeddings import ENCODINGS, MAX_TEXTS
 
 _Encoding = Annotated[str, Field(json_schema_extra={"enum": list(ENCODINGS)})]

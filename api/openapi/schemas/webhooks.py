@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from api.openapi.schemas.base import RequestBody, ResponseBody
+from api.openapi.schemas.bodies import RequestBody, ResponseBody
 from jobs.contract.webhook_request import MAX_HEADERS, MAX_NAME_CHARS, MAX_VALUE_CHARS, WEBHOOK_EVENTS
 from jobs.webhooks.delivery_log import STATES
 

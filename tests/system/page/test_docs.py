@@ -6,7 +6,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from api.openapi.operations import OPERATIONS
+from api.openapi.operations import NOTIFICATIONS, OPERATIONS
 from tests.support.api_keys import Caller, callers
 from tests.support.browser import logged, requested_urls
 from tests.support.gateways import GatewayProcess
@@ -38,7 +38,7 @@ def test_all_operations_are_shown_from_our_own_files(browser: webdriver.Chrome, 
     shown = {
         str(each.get_attribute("id")).rpartition("-")[2] for each in browser.find_elements(By.CLASS_NAME, "opblock")
     }
-    assert shown == set(OPERATIONS)
+    assert shown == {*OPERATIONS, *NOTIFICATIONS}
     assert logged(browser, "browser") == []
     assert [url for url in requested_urls(browser) if not url.startswith((f"{service.url}/", "data:"))] == []
 

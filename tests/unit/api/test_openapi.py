@@ -12,7 +12,7 @@ from api.auth.access_control import PUBLIC_PATHS, PUBLIC_PREFIX
 from api.openapi.document import TAGS
 from api.openapi.operations import OPERATIONS
 from api.openapi.schemas import bulk, jobs, texts, webhooks
-from api.openapi.schemas.base import Body
+from api.openapi.schemas.bodies import Body
 from api.openapi.schemas.model_versions import NoFields, ShareRequest, VersionRequest
 from api.routes.bulk import batches, upload
 from api.routes.models import VERBS
