@@ -8,7 +8,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute
 
 from api.auth.access_control import PUBLIC_PATHS, PUBLIC_PREFIX
-from api.auth.authentication import KEY_HEADERS
+from api.auth.authentication import AUTH_SCHEMES, KEY_HEADERS
 from api.openapi import hot_routes
 from api.openapi.content import ContentWriter
 from api.openapi.error_responses import ErrorResponses
@@ -88,13 +88,14 @@ def security_schemes() -> dict[str, dict[str, str]]:
     """Return all ways in which a request may name its API key."""
     other = {"type": "apiKey", "in": "header"}
     headers = [name.decode() for name in KEY_HEADERS]
+    schemes = " or ".join(f"`Authorization: {name.title()} jk_…`" for name in AUTH_SCHEMES if name != "bearer")
     return {
         "bearer": {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer jk_…`"},
         **{name: {**other, "name": name, "description": f"`{name}: jk_…`"} for name in headers},
         "authorization": {
             **other,
             "name": "Authorization",
-            "description": "`Authorization: Key jk_…` or `Authorization: Token jk_…`, as some clients send it.",
+            "description": f"{schemes}, as some clients send it.",
         },
     }
 
