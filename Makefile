@@ -29,6 +29,7 @@ PIP = $(BIN)/python -m pip install -q --disable-pip-version-check
 
 # What single long runs need besides; in environments apart where it does not go with ours.
 NEEDS_OF_schemathesis := .venv/apart/bin/schemathesis
+TOOLS_APART := schemathesis>=4.32 openapi-python-client>=0.29
 NEEDS_OF_fuzz := .venv/installed-atheris
 NEEDS_OF_provider-options := .venv/gpu/installed
 
@@ -39,7 +40,7 @@ run: export JITNEY_STARTED_AT := $(STARTED_AT)
 run: .venv/installed-$(DEVICE) ## Start Jitney on this machine: http://127.0.0.1:8000 (PORT, JITNEY_MODELS_DIR, JITNEY_REDIS_URL …)
 	@exec $(BIN)/jitney up
 
-test: .venv/installed-dev ## All tests
+test: .venv/installed-dev .venv/apart/bin/openapi-python-client ## All tests
 	$(PYTEST)
 
 unit: .venv/installed-dev ## The unit tests: no other process, no socket (half a minute)
@@ -83,9 +84,9 @@ clean: ## Remove what was built; the queue in .data stays
 	@$(PIP) -e ".[$(DEVICE),embedded,dev]"
 	@touch $@
 
-.venv/apart/bin/schemathesis: | .venv/installed-dev
+.venv/apart/bin/%: | .venv/installed-dev
 	@"$(PYTHON)" -m venv .venv/apart
-	@.venv/apart/bin/python -m pip install -q --disable-pip-version-check 'schemathesis>=4.32'
+	@.venv/apart/bin/python -m pip install -q --disable-pip-version-check '$(filter $*>=%,$(TOOLS_APART))'
 
 .venv/installed-atheris: .venv/installed-dev
 	@$(PIP) 'atheris>=3.0'

@@ -8,11 +8,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from api.asgi.fastapi_adapter import to_fastapi_response
+from api.asgi.fastapi_adapter import operation_id, to_fastapi_response
 from api.asgi.responses import INTERNAL_ERROR, error_response
 from api.gateway.gateway import Gateway
-from api.openapi.document import build_document
-from api.routes import dead_letters, events, models, webhooks
+from api.routes import dead_letters, docs, events, models, webhooks
 from api.routes.bulk import batches, files
 from api.routes.hot_jobs import JOBS_PATH, HotRoutes
 from api.routes.jobs import router
@@ -36,7 +35,7 @@ def create_app(gateway: Gateway) -> HotRoutes:
         await gateway.stop()
 
     # No redirects to add or remove a slash: their target would come from the caller's Host header.
-    app = FastAPI(title="Jitney", version="1", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False, generate_unique_id_function=operation_id)
     app.include_router(router(gateway))
     app.include_router(models.router(gateway))
     app.include_router(dead_letters.router(gateway))
@@ -46,7 +45,7 @@ def create_app(gateway: Gateway) -> HotRoutes:
     app.include_router(batches.router(gateway))
     app.include_router(embeddings.router(gateway))
     app.include_router(rerank.router(gateway))
-    app.openapi = lambda: build_document(app)  # type: ignore[method-assign]
+    app.include_router(docs.router(app))
 
     @app.exception_handler(JitneyError)
     async def jitney_error(request: Request, error: JitneyError) -> Response:

@@ -1,4 +1,4 @@
-"""Adapts FastAPI's routes to the gateway: the tenant and body of a request, and the response objects they return."""
+"""Adapts FastAPI's routes to the gateway: the tenant and body of a request, response objects, names of operations."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -6,6 +6,8 @@ from typing import Annotated, Any
 import orjson
 from fastapi import Depends, Response
 from fastapi import Request as HttpRequest
+from fastapi.routing import APIRoute
+from pydantic.alias_generators import to_camel
 
 from api.asgi.request import Request
 from api.asgi.responses import SECURITY_HEADERS, Header, HttpResponse
@@ -14,6 +16,11 @@ from api.asgi.tenant_budgets import TenantBudget
 
 async def _tenant_of(http: HttpRequest) -> str:
     return Request(http.scope).tenant
+
+
+def operation_id(route: APIRoute) -> str:
+    """Return the operationId of a route: the name of its function, as in `submitJob`."""
+    return to_camel(route.name)
 
 
 Tenant = Annotated[str, Depends(_tenant_of)]

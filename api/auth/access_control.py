@@ -14,7 +14,11 @@ from api.auth.rate_limiter import RateLimiter
 from jobs.contract.errors import OverLimit, Refused
 from jobs.tenants.limits import TenantLimits
 
-PUBLIC_PATHS: Final = frozenset({"/", "/healthz", "/readyz"})
+DOCS_PATH: Final = "/docs"  # the page; it asks for a key to read the OpenAPI document
+DOCS_FILES: Final = ("docs.js", "swagger-ui-bundle.js", "swagger-ui.css")
+PUBLIC_PATHS: Final = frozenset(
+    {"/", "/healthz", "/readyz", DOCS_PATH, *(f"{DOCS_PATH}/{name}" for name in DOCS_FILES)}
+)
 PUBLIC_PREFIX: Final = "/readyz/models/"
 ADMIN_PATHS: Final = frozenset({"/metrics"})
 MODELS_PREFIX: Final = "/v1/models/"  # any key may read here, but only an admin may change anything

@@ -27,14 +27,16 @@ FILTER_FIELDS: Final = ("model", "code", "since", "until", "replayed")
 ALL_TENANTS: Final = "*"  # in place of a tenant
 MAX_PURGED: Final = 1000  # dead letters purged per call
 _BOOLEANS: Final = {"true": True, "false": False}
+_CODES: Final[dict[str, Any]] = {"enum": sorted(DEAD_LETTER_CODES)}  # for the OpenAPI document
+_IS_REPLAYED: Final[dict[str, Any]] = {"enum": list(_BOOLEANS)}
 
 
 def read_filters(
-    model: str = "",
-    code: Annotated[str, Query(description="error code of the job")] = "",
+    model: Annotated[str, Query(description="name of the model")] = "",
+    code: Annotated[str, Query(description="error of the job", json_schema_extra=_CODES)] = "",
     since: Annotated[str, Query(description=f"ended at this time or later: {list_queries.TIME_FORMAT}")] = "",
     until: Annotated[str, Query(description="ended before this time")] = "",
-    replayed: Annotated[str, Query(description="`true`: already replayed; `false`: not replayed yet")] = "",
+    replayed: Annotated[str, Query(description="whether it was replayed", json_schema_extra=_IS_REPLAYED)] = "",
 ) -> DeadLetterFilter:
     """Parse the filter fields of a query; raises Refused."""
     if code and code not in DEAD_LETTER_CODES:
@@ -77,6 +79,7 @@ def router(gateway: Gateway) -> APIRouter:
     async def list_dead_letters(
         http: HttpRequest, filters: Filters, tenant: RequestedTenant, limit: Limit = 20, cursor: Cursor = ""
     ) -> Response:
+        """Answer the dead letters that match all given filters. A page may be short, even empty."""
         Request(http.scope).query(*FILTER_FIELDS, "tenant", "limit", "cursor")
         page = await dead_letters.list_dead_letters(store, tenant, filters, read_cursor(cursor, "-", JOB_ID), limit)
         views = [dead_letter_view(letter) for letter in page.records]
@@ -86,6 +89,7 @@ def router(gateway: Gateway) -> APIRouter:
     async def purge_dead_letters(
         http: HttpRequest, filters: Filters, tenant: RequestedTenant, cursor: Cursor = "", every: All = ""
     ) -> Response:
+        """Remove dead letters and their inputs, 1,000 a call. It takes at least one filter, or `all=true`."""
         list_queries.check_filter_or_all(http, every, "dead letters", FILTER_FIELDS, "tenant")
         after = read_cursor(cursor, "-", JOB_ID)
         page = await dead_letters.list_dead_letters(store, tenant, filters, after, MAX_PURGED)
@@ -97,6 +101,10 @@ def router(gateway: Gateway) -> APIRouter:
     async def replay_dead_letters(
         http: HttpRequest, filters: Filters, tenant: RequestedTenant, cursor: Cursor = "", every: All = ""
     ) -> Response:
+        """Submit dead letters again that were not replayed before, 1,000 a call, until the queue is full.
+
+        It takes at least one filter, or `all=true`. Where `more` is true, call again with `next_cursor`.
+        """
         list_queries.check_filter_or_all(http, every, "dead letters", FILTER_FIELDS, "tenant")
         done = await replay.replay_dead_letters(gateway, tenant, filters, read_cursor(cursor, "-", JOB_ID))
         view = {**done._asdict(), "next_cursor": write_cursor(done.after, "-"), "stopped": None}
@@ -109,10 +117,12 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get("/{job_id}", summary="Read a dead letter")
     async def read_dead_letter(tenant: VisibleTenant, job_id: str) -> Response:
+        """Answer the failed job, and what only dead letters have. A key with the role admin reads those of others."""
         return json_response(dead_letter_view(await dead_letters.get_dead_letter(store, tenant, job_id)))
 
     @routes.get("/{job_id}/input", summary="Download the exact input of a dead letter")
-    async def read_input(tenant: VisibleTenant, job_id: str) -> Response:
+    async def read_dead_letter_input(tenant: VisibleTenant, job_id: str) -> Response:
+        """Answer the input byte for byte, as a download: an image, a text, JSON, or bytes."""
         letter = await dead_letters.get_dead_letter(store, tenant, job_id)
         body = await dead_letters.read_input(store, letter)
         content_type, ending = _media_type(letter.kind, body)
@@ -122,6 +132,10 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.post("/{job_id}/replay", summary="Replay a dead letter as a new job")
     async def replay_dead_letter(http: HttpRequest, tenant: VisibleTenant, job_id: str) -> Response:
+        """Submit the same input, parameters, metadata and lane again, for the version that is served now.
+
+        The dead letter is kept, and its `replayed_as` names the new job.
+        """
         letter = await dead_letters.get_dead_letter(store, tenant, job_id)
         key = Request(http.scope).header(b"idempotency-key")
         submitted = await replay.replay_dead_letter(gateway, letter, key)
@@ -134,6 +148,7 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.delete("/{job_id}", summary="Purge a dead letter")
     async def purge_dead_letter(tenant: VisibleTenant, job_id: str) -> Response:
+        """Remove the dead letter and its input. The job can be read as long as any other result."""
         letter = await dead_letters.get_dead_letter(store, tenant, job_id)
         return json_response({"purged": await dead_letters.purge_dead_letters(store, [letter.job.id])})
 

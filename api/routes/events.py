@@ -20,6 +20,10 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get("/v1/jobs/{job_id}/events", summary="Follow a job, by server-sent events")
     async def follow_job(http: HttpRequest, job_id: str) -> Response:
+        """Send an event for each state of the job, from the first on; the newest one has the whole job.
+
+        The stream ends after the final state.
+        """
         caller, last = _read_request(http)
         if last and not (last.isascii() and last.isdigit() and len(last) < 10):
             raise Refused("invalid_request", "Last-Event-ID must be the id of an event of this job")
@@ -31,7 +35,11 @@ def router(gateway: Gateway) -> APIRouter:
         return _stream_response(streams.stream_job(caller, job_id, int(last or 0), is_known, Request(http.scope).evict))
 
     @routes.get("/v1/events", summary="Follow all own jobs, by server-sent events")
-    async def follow_all(http: HttpRequest) -> Response:
+    async def follow_jobs(http: HttpRequest) -> Response:
+        """Send an event for each state that any job of the tenant enters from now on. The stream has no end.
+
+        With `Last-Event-ID` it goes on behind that event. If some events are no longer kept, the first one is `lost`.
+        """
         caller, last = _read_request(http)
         if last and not events.is_log_position(gateway.store, last):
             raise Refused("invalid_request", "Last-Event-ID must be the id of an earlier event")

@@ -1,11 +1,9 @@
-"""FastAPI routes to list and cancel jobs, and of health, metrics, `/predict` and the demo page."""
+"""FastAPI routes to list and cancel jobs, and of health, metrics, and `/predict`."""
 
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from fastapi import Request as HttpRequest
-from fastapi.responses import FileResponse
 
 from api.asgi.fastapi_adapter import Tenant, json_response, to_fastapi_response
 from api.asgi.request import Request
@@ -17,14 +15,9 @@ from api.routes.list_queries import Limit
 from jobs.contract.errors import Refused
 from jobs.contract.job_view import job_view, listed_view
 
-PAGE = Path(__file__).parents[1] / "page" / "index.html"
-CONTENT_SECURITY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src 'self' blob: data:; "
-    "media-src blob:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-)
 FAR_FUTURE_US = 1 << 60
 
-TimeCursor = Annotated[str, Query(max_length=18)]  # in us
+TimeCursor = Annotated[str, Query(max_length=18, description="`next_cursor` of an earlier response")]  # in us
 
 
 def router(gateway: Gateway) -> APIRouter:
@@ -32,6 +25,7 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get("/v1/jobs", tags=["jobs"], summary="List own jobs, newest first, without their outputs")
     async def list_jobs(http: HttpRequest, tenant: Tenant, limit: Limit = 20, cursor: TimeCursor = "") -> Response:
+        """Answer the newest jobs. A page may be short, even empty: the last one has no `next_cursor`."""
         Request(http.scope).query("limit", "cursor")
         if cursor and not (cursor.isascii() and cursor.isdigit()):
             raise Refused("invalid_request", "cursor must be the `next_cursor` of an earlier response")
@@ -41,32 +35,39 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.delete("/v1/jobs/{job_id}", tags=["jobs"], summary="Cancel a queued or running job")
     async def cancel_job(tenant: Tenant, job_id: str) -> Response:
+        """Cancel the job: it never runs, or its result is dropped. A job that is final gets 409."""
         return json_response(job_view(await gateway.cancel(tenant, job_id)))
 
-    @routes.post("/predict", include_in_schema=False)
-    async def classify(http: HttpRequest) -> Response:
+    @routes.post(predict.PATH, tags=["jobs"], summary="Classify an image and wait for the result")
+    async def predict_image(http: HttpRequest) -> Response:
+        """Submit the image of a form and wait, with the request and the answer of the classic Flask tutorial.
+
+        A caller that disconnects cancels the job, unless the request has an Idempotency-Key.
+        """
         response = predict.predict(gateway, Request(http.scope), http.receive)
         return to_fastapi_response(await catch_errors(response, predict.PATH))
 
     @routes.get("/healthz", tags=["health"], summary="Check that the process and its event loop run")
-    async def healthz() -> dict[str, str]:
+    async def check_health() -> dict[str, str]:
+        """Answer at once. Nothing else is checked. It needs no API key."""
         return {"status": "ok"}
 
     @routes.get("/readyz", tags=["health"], summary="Check that the gateway accepts jobs and Redis answers")
-    async def readyz() -> Response:
+    async def check_readiness() -> Response:
+        """Answer 200 if the gateway accepts jobs, and 503 if Redis does not answer or the gateway shuts down.
+
+        It needs no API key.
+        """
         return to_fastapi_response(await health.check_ready(gateway))
 
     @routes.get("/readyz/models/{name}", tags=["health"], summary="Check that a live worker serves a model")
-    async def model_readyz(name: str) -> Response:
+    async def check_model_readiness(name: str) -> Response:
+        """Answer 200 if a live worker takes new jobs of the model, else 503. It needs no API key."""
         return to_fastapi_response(await health.served(gateway, name))
 
     @routes.get("/metrics", tags=["health"], summary="Prometheus metrics of the whole queue")
-    async def prometheus() -> Response:
+    async def read_metrics() -> Response:
+        """Answer the metrics of all gateways and workers. It needs a key with the role admin."""
         return to_fastapi_response(HttpResponse(200, await render.render(gateway), (), render.CONTENT_TYPE))
-
-    @routes.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        headers = {"content-security-policy": CONTENT_SECURITY, "referrer-policy": "no-referrer"}
-        return FileResponse(PAGE, media_type="text/html", headers={**headers, "x-content-type-options": "nosniff"})
 
     return routes

@@ -14,9 +14,17 @@ from jobs.store.listing import Position
 
 TIME_FORMAT: Final = "RFC 3339 with its time zone, as in 2026-01-31T09:30:00Z"
 
-Limit = Annotated[int, Query(ge=1, le=100)]  # entries of a page
+Limit = Annotated[int, Query(ge=1, le=100, description="entries of a page")]
+After = Annotated[str, Query(description="id of the last entry of the page before")]
 Cursor = Annotated[str, Query(description="`next_cursor` of an earlier response")]
-All = Annotated[str, Query(alias="all", description="`true` in place of a filter: everything in the list")]
+All = Annotated[
+    str,
+    Query(
+        alias="all",
+        json_schema_extra={"enum": ["true"]},
+        description="`true` in place of a filter: everything in the list",
+    ),
+]
 
 
 def read_time(name: str, text: str) -> int | None:

@@ -86,14 +86,51 @@ def _roll_back(_: _PlanRequest, plan: RolloutPlan) -> RolloutPlan:
 
 
 Step = Callable[[_PlanRequest, RolloutPlan], RolloutPlan]
-# verb → (summary, fields, step)
-VERBS: Final[Mapping[str, tuple[str, tuple[str, ...], Step]]] = {
-    "load": ("Load or reload a version", ("version",), _load),
-    "unload": ("Unload a version, or the whole model, once its queues are empty", ("version",), _unload),
-    "share": ("Send a share of the jobs to a version as canary", ("version", "percent"), _share),
-    "promote": ("Send all jobs to a version", ("version",), _promote),
-    "rollback": ("End the canary, or return to the previous version", (), _roll_back),
-    "follow": ("Follow the versions in the folder again", (), lambda _, plan: rollout_plan.follow_folder(plan)),
+
+
+class _Verb(NamedTuple):
+    """A change to the rollout plan of a model: its fields, and its text in the OpenAPI document."""
+
+    summary: str
+    fields: tuple[str, ...]
+    step: Step
+    description: str
+
+
+VERBS: Final[Mapping[str, _Verb]] = {
+    "load": _Verb(
+        "Load or reload a version",
+        ("version",),
+        _load,
+        "Without a version: the one that takes the jobs, or all that an unload of the model removed.",
+    ),
+    "unload": _Verb(
+        "Unload a version, or the whole model",
+        ("version",),
+        _unload,
+        "Unload it once its queues are empty. Without a version: the whole model.",
+    ),
+    "share": _Verb(
+        "Send a share of the jobs to a version as canary",
+        ("version", "percent"),
+        _share,
+        "The other jobs go to the stable version. A canary that does worse is rolled back.",
+    ),
+    "promote": _Verb(
+        "Send all jobs to a version", ("version",), _promote, "Without a version: the canary. It must be ready."
+    ),
+    "rollback": _Verb(
+        "End the canary, or return to the previous version",
+        (),
+        _roll_back,
+        "The previous version takes all jobs again. The version that is left is not chosen again.",
+    ),
+    "follow": _Verb(
+        "Follow the versions in the folder again",
+        (),
+        lambda _, plan: rollout_plan.follow_folder(plan),
+        "The highest version in the folder takes the jobs, or the one that `model.toml` names.",
+    ),
 }
 
 
@@ -102,10 +139,12 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get(PATH, summary="List all models and versions with their status")
     async def list_models() -> Response:
+        """Answer what workers announce of each version: its inputs and outputs, its status, and its share of jobs."""
         return json_response(await health.list_models(gateway))
 
     @routes.get(f"{PATH}/{{name}}", summary="Read the versions and the rollout plan of a model")
     async def read_model(name: str) -> Response:
+        """Answer which versions are to be loaded and take jobs, and what workers have of them."""
         await gateway.catalog.refresh()
         return json_response(await _view(gateway, _check_model_name(gateway, name)))
 
@@ -115,16 +154,10 @@ def router(gateway: Gateway) -> APIRouter:
 
 
 def _add_verb(routes: APIRouter, gateway: Gateway, verb: str) -> None:
-    summary, field_names, step = VERBS[verb]
-    schemas = {
-        "version": {"type": "string", "pattern": MODEL_VERSION.pattern},
-        "percent": {"type": "integer", "maximum": 100},
-    }
-    properties = {name: schemas[name] for name in field_names}
-    schema = {"type": "object", "additionalProperties": False, "properties": properties}
-    body = {"requestBody": {"content": {"application/json": {"schema": schema}}}}
+    summary, field_names, step, text = VERBS[verb]
+    text = f"{text} It needs a key with the role admin."
 
-    @routes.post(f"{PATH}/{{name}}/{verb}", summary=summary, operation_id=f"{verb}_model", openapi_extra=body)
+    @routes.post(f"{PATH}/{{name}}/{verb}", summary=summary, description=text, operation_id=f"{verb}Model")
     async def change(http: HttpRequest, name: str) -> Response:
         text = await receive_body(http, gateway.bodies, MAX_BYTES)
         fields = read_object(text, "the body") if text else {}

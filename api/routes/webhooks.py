@@ -25,7 +25,7 @@ MAX_WEBHOOK_BYTES: Final = 8 << 10
 def read_filters(
     job: Annotated[str, Query(description="id of the job")] = "",
     endpoint: Annotated[str, Query(description="id of the receiver")] = "",
-    state: Annotated[str, Query(description="`waiting`, `delivered` or `failed`")] = "",
+    state: Annotated[str, Query(json_schema_extra={"enum": list(STATES)}, description="state of the delivery")] = "",
     since: Annotated[str, Query(description="created at this time or later, in RFC 3339")] = "",
     until: Annotated[str, Query(description="created before this time")] = "",
 ) -> DeliveryFilter:
@@ -48,6 +48,7 @@ def router(gateway: Gateway) -> APIRouter:
     async def list_deliveries(
         http: HttpRequest, tenant: Tenant, filters: Filters, limit: Limit = 20, cursor: Cursor = ""
     ) -> Response:
+        """Answer the deliveries that match all given filters, with their newest attempts."""
         Request(http.scope).query(*FILTER_FIELDS, "limit", "cursor")
         page = await delivery_log.list_deliveries(store, tenant, filters, read_cursor(cursor, ".", DELIVERY_ID), limit)
         found = [delivery_view(delivery) for delivery in page.records]
@@ -57,6 +58,7 @@ def router(gateway: Gateway) -> APIRouter:
     async def replay_deliveries(
         http: HttpRequest, tenant: Tenant, filters: Filters, cursor: Cursor = "", every: All = ""
     ) -> Response:
+        """Make deliveries due again at once, 1,000 a call. It takes at least one filter, or `all=true`."""
         check_filter_or_all(http, every, "deliveries", FILTER_FIELDS)
         after = read_cursor(cursor, ".", DELIVERY_ID)
         page = await delivery_log.list_deliveries(store, tenant, filters, after, MAX_REPLAYED)
@@ -67,20 +69,27 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get(f"{PATH}/endpoints", summary="List own receivers and their state")
     async def list_endpoints(tenant: Tenant) -> Response:
+        """Answer scheme, host and port of each receiver, how many deliveries wait for it, and whether it fails."""
         found = await delivery_log.list_endpoints(store, tenant)
         return json_response({"endpoints": [endpoint_view(endpoint) for endpoint in found]})
 
     @routes.get(f"{PATH}/{{delivery_id}}", summary="Read a delivery and its attempts")
     async def read_delivery(tenant: Tenant, delivery_id: str) -> Response:
+        """Answer the delivery with its newest attempts, oldest first."""
         return json_response(delivery_view(await delivery_log.get_delivery(store, tenant, delivery_id)))
 
     @routes.post(f"{PATH}/{{delivery_id}}/replay", summary="Resend a delivery at once, with the same webhook-id")
     async def replay_delivery(tenant: Tenant, delivery_id: str) -> Response:
+        """Make the delivery due again, whatever became of it. A receiver may get it twice."""
         await delivery_log.resend(store, tenant, delivery_id)
         return json_response(delivery_view(await delivery_log.get_delivery(store, tenant, delivery_id)), status=202)
 
     @routes.put("/v1/jobs/{job_id}/webhook", summary="Attach a webhook to a job, whether or not it has ended")
-    async def attach(http: HttpRequest, tenant: Tenant, job_id: str) -> Response:
+    async def attach_webhook(http: HttpRequest, tenant: Tenant, job_id: str) -> Response:
+        """Notify a URL of the job's end. It replaces the webhook that an open job has.
+
+        Of a job that has ended, the end is notified at once. A job has 9 webhooks at most.
+        """
         body = await receive_body(http, gateway.bodies, MAX_WEBHOOK_BYTES)
         state, delivery = await gateway.attach(tenant, job_id, read_json(body, "the body"))
         if delivery:
@@ -94,11 +103,13 @@ def _add_secret(routes: APIRouter, gateway: Gateway) -> None:
     connection = gateway.store.connection
 
     @routes.get(f"{PATH}/secret", summary="Read the secret that signs own webhooks")
-    async def read_secret(tenant: Tenant) -> Response:
+    async def read_webhook_secret(tenant: Tenant) -> Response:
+        """Answer the secret with which receivers verify the `webhook-signature`. The first call makes it."""
         return json_response(_secret_view(await signing_secrets.read_secrets(connection, tenant)))
 
     @routes.post(f"{PATH}/secret/rotate", summary="Rotate the secret; the old one also signs for a while")
-    async def rotate_secret(tenant: Tenant) -> Response:
+    async def rotate_webhook_secret(tenant: Tenant) -> Response:
+        """Make a new secret. Until the old one expires, webhooks have two signatures."""
         overlap_s = gateway.settings.webhook_secret_overlap_s
         return json_response(_secret_view(await signing_secrets.rotate_secret(connection, tenant, overlap_s)))
 

@@ -14,6 +14,7 @@ import httpx2
 from jobs.redis_client.client import RedisClient
 from jobs.tenants import api_keys
 from jobs.tenants.api_keys import Role
+from tests.support.documented import HOOKS
 from tests.support.gateways import GatewayProcess
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
@@ -48,7 +49,8 @@ class Caller(httpx2.Client):
     def __init__(self, gateway: GatewayProcess, key: str, **more: Any) -> None:
         headers = {"authorization": f"Bearer {key}"} if key else {}
         url = f"http://127.0.0.1:{gateway.port}"
-        super().__init__(base_url=url, headers=headers, timeout=30, trust_env=False, verify=False, **more)
+        options = {"timeout": 30, "trust_env": False, "verify": False, "event_hooks": HOOKS, **more}
+        super().__init__(base_url=url, headers=headers, **options)
         gateway.clients.append(self)
 
     def submit(self, body: bytes, headers: Mapping[str, str] | None = None) -> httpx2.Response:

@@ -18,6 +18,7 @@ from jobs.models.worker_registry import WorkerReport
 from jobs.redis_client.client import RedisClient
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
+from tests.support.documented import HOOKS
 from tests.support.servers import Server
 from tests.support.waiting import wait_until, wait_until_async
 
@@ -55,7 +56,9 @@ class GatewayProcess:
             raise
         self.port = int(listens[1])
         url = f"http://127.0.0.1:{self.port}"
-        self.http = httpx2.Client(base_url=url, timeout=30, trust_env=False, verify=False)  # certificates: 20 ms of CPU
+        self.http = httpx2.Client(  # certificates: 20 ms of CPU
+            base_url=url, timeout=30, trust_env=False, verify=False, event_hooks=HOOKS
+        )
         self.clients = [self.http]  # closed with it
 
     def log(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import httpx2
 
+from tests.support.documented import HOOKS
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +70,7 @@ class Service:
             raise
         self.port = (self._ports() or ["0"])[-1]  # 0: it gave up before
         self.url = f"http://127.0.0.1:{self.port}"
-        self.http = httpx2.Client(base_url=self.url, timeout=30, trust_env=False, verify=False)
+        self.http = httpx2.Client(base_url=self.url, timeout=30, trust_env=False, verify=False, event_hooks=HOOKS)
         if ready:
             wait_until(self.serves, f"a model is served; the log: {self.log()}", 30)
 

@@ -91,6 +91,8 @@ def test_an_empty_folder_serves_the_bundled_model(installed: Path, tmp_path: Pat
         page = httpx2.get(url, trust_env=False)
         assert page.status_code == 200
         assert "<title>Jitney" in page.text
+        for path in ("/docs", "/docs/docs.js", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/openapi.json"):
+            assert httpx2.get(f"{url}{path}", trust_env=False).status_code == 200, path
         assert "there is no folder models here" in log.read_text()
         assert str(ROOT) not in log.read_text()
     assert [path.name for path in folder.iterdir()] == [".data"]

@@ -13,7 +13,7 @@ from api.asgi.fastapi_adapter import Tenant, json_response, receive_body
 from api.asgi.request import Request
 from api.gateway.gateway import Gateway
 from api.routes.bulk.files import page_view, read_expiry_s
-from api.routes.list_queries import Limit
+from api.routes.list_queries import After, Limit
 from jobs.bulk import records
 from jobs.bulk.input_lines import JOBS_URL, URLS
 from jobs.bulk.records import BulkRequest, bulk_view
@@ -36,7 +36,11 @@ def router(gateway: Gateway) -> APIRouter:
     routes, store = APIRouter(tags=["batches"]), gateway.store
 
     @routes.post(PATH, summary="Run the lines of a file as one batch")
-    async def create(http: HttpRequest) -> Response:
+    async def create_batch(http: HttpRequest) -> Response:
+        """Run each line of a file as a job of the lane `bulk`, and write the results to a file.
+
+        With `retry_of`, run the lines of an earlier batch again that failed.
+        """
         request = Request(http.scope)
         request.query()
         fields = read_object(await receive_body(http, gateway.bodies, MAX_BYTES), "the body")
@@ -46,17 +50,20 @@ def router(gateway: Gateway) -> APIRouter:
         return json_response(bulk_view(bulk))
 
     @routes.get(PATH, summary="List own batches, newest first")
-    async def list_batches(http: HttpRequest, tenant: Tenant, limit: Limit = 20, after: str = "") -> Response:
+    async def list_batches(http: HttpRequest, tenant: Tenant, limit: Limit = 20, after: After = "") -> Response:
+        """Answer the batches that are kept. `after` is the id of the last one of the page before."""
         Request(http.scope).query("limit", "after")
         found, more = await records.list_bulks(store, tenant, after, limit)
         return json_response(page_view([bulk_view(bulk) for bulk in found], has_more=more))
 
     @routes.get(f"{PATH}/{{batch_id}}", summary="Read a batch")
     async def read_batch(tenant: Tenant, batch_id: str) -> Response:
+        """Answer the status of the batch, its counts, and the ids of its files."""
         return json_response(bulk_view(await records.get_bulk(store, tenant, batch_id)))
 
     @routes.post(f"{PATH}/{{batch_id}}/cancel", summary="Cancel a batch and keep its finished lines")
     async def cancel_batch(tenant: Tenant, batch_id: str) -> Response:
+        """Stop the batch. Lines that are done stay in its output file."""
         return json_response(bulk_view(await records.cancel_bulk(store, tenant, batch_id)))
 
     return routes

@@ -13,6 +13,7 @@ from api.asgi.request import Request
 from api.asgi.responses import SECURITY_HEADERS
 from api.gateway.gateway import Gateway
 from api.routes.bulk.upload import FileUpload
+from api.routes.list_queries import After
 from jobs.bulk import files
 from jobs.bulk.files import File
 from jobs.contract.errors import Refused, StoreUnavailable
@@ -29,7 +30,8 @@ def router(gateway: Gateway) -> APIRouter:
     routes, store, storage = APIRouter(tags=["files"]), gateway.store, gateway.storage
 
     @routes.post(PATH, summary="Upload a file of lines for a batch")
-    async def upload(http: HttpRequest) -> Response:
+    async def upload_file(http: HttpRequest) -> Response:
+        """Store a file of JSON lines, for a batch to run. It is kept for a limited time."""
         request = Request(http.scope)
         request.query()
         form = FileUpload(request, gateway.bulk.bulk_file_bytes)
@@ -55,11 +57,12 @@ def router(gateway: Gateway) -> APIRouter:
     @routes.get(PATH, summary="List own files")
     async def list_files(
         http: HttpRequest,
-        limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
-        after: str = "",
-        order: Literal["asc", "desc"] = "desc",
-        purpose: str = "",
+        limit: Annotated[int, Query(ge=1, le=10_000, description="entries of a page")] = 100,
+        after: After = "",
+        order: Annotated[Literal["asc", "desc"], Query(description="by the time of creation")] = "desc",
+        purpose: Annotated[str, Query(description="only files of this purpose")] = "",
     ) -> Response:
+        """Answer the files that were uploaded, and those that batches wrote."""
         request, is_asc = Request(http.scope), order == "asc"
         request.query("limit", "after", "order", "purpose")
         found, more = await files.list_files(store, request.tenant, after, limit, purpose=purpose, oldest_first=is_asc)
@@ -67,10 +70,12 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get(f"{PATH}/{{file_id}}", summary="Read the record of a file")
     async def read_file(tenant: Tenant, file_id: str) -> Response:
+        """Answer size, name, purpose and expiry of the file."""
         return json_response(file_view(await files.get_file(store, tenant, file_id)))
 
     @routes.get(f"{PATH}/{{file_id}}/content", summary="Download a file, or the results so far")
-    async def download(tenant: Tenant, file_id: str) -> Response:
+    async def download_file(tenant: Tenant, file_id: str) -> Response:
+        """Answer the lines of the file. The output of a running batch has the results so far."""
         file = await files.get_file(store, tenant, file_id)
         blocks = files.read_content(store, storage, file)
         first = await anext(blocks, b"")  # fails here with an error, before the response has begun
@@ -80,6 +85,7 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.delete(f"{PATH}/{{file_id}}", summary="Delete a file")
     async def delete_file(tenant: Tenant, file_id: str) -> Response:
+        """Remove the file. A file that an open batch reads or writes gets 409."""
         await files.delete_file(store, storage, tenant, file_id)
         return json_response({"id": file_id, "object": "file", "deleted": True})
 

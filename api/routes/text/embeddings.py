@@ -16,8 +16,9 @@ from jobs.contract.errors import Refused
 def router(gateway: Gateway) -> APIRouter:
     routes = APIRouter(tags=["text"])
 
-    @routes.post(EMBEDDINGS_URL, summary="Vectors of texts, in OpenAI's format")
+    @routes.post(EMBEDDINGS_URL, summary="Embed texts, in OpenAI's format", operation_id="createEmbeddings")
     async def post(http: HttpRequest) -> Response:
+        """Answer the vector of each text, by a model of the task `text-embedding`, in the order of the texts."""
         response = create_embeddings(gateway, Request(http.scope), http.receive)
         return to_fastapi_response(await catch_errors(response, EMBEDDINGS_URL))
 

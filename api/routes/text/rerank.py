@@ -21,8 +21,9 @@ FIELDS: Final = ("model", "query", "documents", "top_n", "return_documents")
 def router(gateway: Gateway) -> APIRouter:
     routes = APIRouter(tags=["text"])
 
-    @routes.post(PATH, summary="Documents ranked by a query, in the format of Jina and Cohere")
+    @routes.post(PATH, summary="Rank documents, in the format of Jina and Cohere", operation_id="rankDocuments")
     async def post(http: HttpRequest) -> Response:
+        """Answer how well each document answers the query, by a model of the task `text-ranking`, the best first."""
         response = rank_documents(gateway, Request(http.scope), http.receive)
         return to_fastapi_response(await catch_errors(response, PATH))
 

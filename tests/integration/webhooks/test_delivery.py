@@ -7,6 +7,7 @@ import pytest
 import standardwebhooks
 import svix.webhooks
 
+from api.openapi.schemas.jobs import JobNotification
 from jobs.contract.job import Outcome
 from jobs.contract.lifecycle import State
 from tests.integration.webhooks.conftest import IMAGE, WebhookStack
@@ -33,6 +34,7 @@ async def test_the_end_of_a_job_is_delivered(post: WebhookStack, receiver: Recei
     assert (got.path, got.headers["host"]) == ("/hook?order=17", f"127.0.0.1:{receiver.port}")
     assert (told["type"], told["timestamp"]) == ("job.succeeded", read["finished_at"])
     assert told["data"] == {**read, "output_url": None}
+    JobNotification.model_validate_json(got.body, strict=True)
     delivery = post.ended(job, "delivered")
     assert (delivery["id"], delivery["tries"], delivery["attempts"][0]["status"]) == (got.id, 1, 204)
 

@@ -38,6 +38,11 @@ def map_path_parameters(context, path_parameters):
     return path_parameters
 
 
+@schemathesis.serializer("application/x-ndjson")
+def write_lines(context, value):
+    return str(value).encode(errors="replace")
+
+
 @schemathesis.check
 def foreign_ids_stay_foreign(ctx, response, case):
     if (case.path_parameters or {}).get("job_id") == ID and response.status_code < 400:
@@ -81,7 +86,7 @@ def run(program: str, service: Service, folder: Path) -> int:
             *(program, "run", "openapi.json", "--url", service.url),
             *("--checks", CHECKS, "--phases", "examples,coverage,fuzzing,stateful", "--max-examples", str(EXAMPLES)),
             *("--continue-on-failure", "--workers", "2", "--request-timeout", "30", "--max-time", SECONDS),
-            *("--exclude-path-regex", "events$"),  # those answers have no end
+            *("--exclude-path-regex", "(events|unload)$"),  # no end; no model for the others
             *("--suppress-health-check", "all", "--warnings", "off", "--no-color", "--seed", "1"),
             *("--report-ndjson-path", "report.ndjson"),
         ]

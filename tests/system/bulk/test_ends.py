@@ -7,6 +7,7 @@ from typing import Any
 import openai
 import pytest
 
+from api.openapi.schemas.bulk import BatchNotification
 from jobs.contract.job import ClaimedJob
 from tests.integration.bulk.conftest import BulkStack
 from tests.support import bulks
@@ -121,6 +122,7 @@ async def test_the_end_of_a_batch_sends_a_webhook(plant: BulkStack, how: str) ->
         done = await plant.run_all(bulks.start_batch(plant.ai, [line("a"), "broken"], **more))
         got = receiver.wait_for(1)[0]
         assert got.message["type"] == "batch.completed"
+        BatchNotification.model_validate_json(got.body, strict=True)
         assert got.headers.get("authorization") == ("Bearer s3cr3t" if how == "headers" else None)
         shown = plant.gateway.http.get(f"/v1/batches/{done.id}").json()
         assert got.message["data"] == shown

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +12,6 @@ import pytest
 from PIL import Image
 from selenium import webdriver
 from selenium.common.exceptions import TimeoutException
-from selenium.webdriver.chrome.service import Service as Chromedriver
 from selenium.webdriver.common.actions.action_builder import ActionBuilder
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -21,6 +19,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.support import models
 from tests.support import waiting as support
+from tests.support.browser import logged, requested_urls
 from tests.support.model_files import audio, segmentation, tabular
 from tests.support.service import ROOT
 from tests.support.service import Service as Jitney
@@ -36,40 +35,11 @@ EXAMPLES = {  # inputs that the page offers, by model
     "double": '{"tensors": {"x": {"datatype": "FP32", "shape": [4], "data": [0, 0, 0, 0]}}}',
 }
 TENSOR_ANSWER = '{"y":{"datatype":"FP32","shape":[4],"data":[2,4,6,8]}}'
-CHROMIUM_FLAGS = (
-    *(
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--hide-scrollbars",
-        "--window-size=1100,900",
-    ),
-    *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 
 
 class Service(Protocol):
     @property
     def url(self) -> str: ...
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[webdriver.Chrome]:
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    chromedriver = shutil.which("chromedriver")
-    if not (chromium and chromedriver):
-        if os.environ.get("CI") == "true":
-            pytest.fail("CI must have chromium and chromedriver")
-        pytest.skip("chromium or chromedriver is not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in CHROMIUM_FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Chromedriver(executable_path=chromedriver))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture
@@ -88,12 +58,6 @@ def wait_until(page: webdriver.Chrome, condition: str, description: str) -> None
     except TimeoutException:
         says = page.find_element(By.ID, "status").text
         pytest.fail(f"not within {PATIENCE_S} s: {description}; the page says {says!r}")
-
-
-def logged(page: Any, log: str) -> list[dict[str, Any]]:
-    """Return what the browser wrote to this log since the last call."""
-    entries: list[dict[str, Any]] = page.get_log(log)
-    return entries
 
 
 def draw(page: webdriver.Chrome, digit: str) -> None:
@@ -148,8 +112,7 @@ def test_the_page_is_quiet_and_asks_only_its_own_origin(page: webdriver.Chrome, 
     draw(page, "7")
     wait_for_answer(page, "7")
     assert logged(page, "browser") == []
-    events = [json.loads(entry["message"])["message"] for entry in logged(page, "performance")]
-    asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    asked = requested_urls(page)
     assert any("/v1/jobs?model=" in url for url in asked)
     own = (f"{service.url.rstrip('/')}/", "data:", "blob:")
     assert [url for url in asked if not url.startswith(own)] == []

@@ -83,6 +83,7 @@ def fields(head: bytes) -> dict[bytes, bytes]:
 
 
 PATHS: Final = (
+    *("/docs", "/docs/docs.js", "/docs/swagger-ui-bundle.js"),
     *("/", "/healthz", "/readyz", "/openapi.json", "/v1/models", "/v1/jobs", "/v1/deadletters", "/v1/webhooks"),
     *("/v1/files", "/v1/batches", "/v1/jobs/{job}", "/v1/jobs/{job}/events", "/v1/events", "/v1/models/m"),
     *("/v1/jobs/00" + "0" * 32, "/nowhere", "/v1/jobs?limit=0", "/predict", "/v1/files/{file}/content"),
