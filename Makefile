@@ -55,7 +55,7 @@ lint: .venv/installed-dev ## Lint, format, types, import rules
 
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: .venv/installed-dev ## Build the documentation, build/site/index.html; a broken link is an error
-	$(BIN)/python -m mkdocs build -q
+	$(BIN)/python -m mkdocs build
 
 long: .venv/installed-dev $(NEEDS_OF_$(NAME)) ## Soaks, benchmarks, stress, fuzzing: make long NAME=soak ARGS="--minutes 20"; without NAME: their list
 	@$(BIN)/python -m tests.long $(NAME) $(ARGS)

@@ -12,7 +12,7 @@ from api.settings import GatewaySettings
 from background.settings import BackgroundSettings
 from jobs.bulk.settings import BulkSettings
 from jobs.contract.errors import CODES
-from jobs.contract.lifecycle import FINAL, TRANSITIONS, State, draw_diagram
+from jobs.contract.lifecycle import FINAL, TRANSITIONS, State, markdown_table
 from jobs.redis_client import keys
 from jobs.redis_client.script import Script
 from jobs.store.settings import StoreSettings
@@ -119,8 +119,17 @@ def test_a_final_state_has_no_transitions() -> None:
     assert {target for _, target in TRANSITIONS} | {State.QUEUED} == set(State)
 
 
-def test_the_diagram_of_job_states_matches_the_table() -> None:
-    assert draw_diagram() in (ROOT / "docs" / "explanation" / "lifecycle.md").read_text()
+def test_the_documented_job_states_match_the_code() -> None:
+    folder = ROOT / "docs" / "explanation"
+    assert markdown_table() in (folder / "lifecycle.md").read_text()
+    assert set(State) <= set(re.findall(r">(\w+)</text>", (folder / "lifecycle.svg").read_text()))
+
+
+def test_every_file_named_by_the_page_on_architecture_exists() -> None:
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
+    named = re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w./]+)`", text)
+    assert len(named) > 100
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_the_documented_error_codes_are_those_of_the_code() -> None:
