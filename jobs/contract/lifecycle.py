@@ -35,4 +35,5 @@ FINAL: Final = frozenset(State) - {source for source, _ in TRANSITIONS}
 def markdown_table() -> str:
     """Return the transitions as rows of a Markdown table: from, to, operations."""
     starts = [f"| new | {target} | {event} |" for target, event in STARTS.items()]
-    return "\n".join([*starts, *(f"| {source} | {target} | {event} |" for (source, target), event in TRANSITIONS.items())])
+    later = [f"| {source} | {target} | {event} |" for (source, target), event in TRANSITIONS.items()]
+    return "\n".join([*starts, *later])
