@@ -132,6 +132,16 @@ def test_every_file_named_by_the_page_on_architecture_exists() -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+def test_every_message_in_troubleshooting_is_one_of_the_code() -> None:
+    """The part between two `…` of a message in a heading stands in the code, perhaps over several lines."""
+    texts = [path.read_text() for path in sources(*FOLDERS)]
+    code = re.sub(r'"\s*\n\s*f?"', "", "\n".join(texts)) + (ROOT / "Makefile").read_text()
+    headings = re.findall(r"^### (.+)$", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    messages = [part for line in headings for text in re.findall(r"`(.+?)`", line) for part in text.split("…")]
+    assert len(messages) > 50
+    assert [part for part in messages if len(part) > 8 and part.strip(" ():;,") not in code] == []
+
+
 def test_the_documented_error_codes_are_those_of_the_code() -> None:
     documented = re.findall(
         r"^\| `(\w+)` \| (\d+) \| (.+) \|$", (ROOT / "docs" / "reference" / "http-api.md").read_text(), re.MULTILINE
