@@ -164,8 +164,8 @@ def test_every_setting_is_documented_with_its_meaning(settings: type[BaseSetting
 
 def test_every_cited_decision_exists() -> None:
     texts = [path.read_text() for path in [*sources(*FOLDERS), *(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]]
-    cited = {number for text in texts for number in re.findall(r"docs/explanation/decisions/(\d{4})", text)}
-    assert cited <= {path.name[:4] for path in (ROOT / "docs" / "explanation" / "decisions").glob("*.md")}
+    cited = {name for text in texts for name in re.findall(r"docs/explanation/decisions/([\w-]+)", text)}
+    assert cited <= {path.stem for path in (ROOT / "docs" / "explanation" / "decisions").glob("*.md")}
 
 
 def test_the_project_mentions_only_itself() -> None:

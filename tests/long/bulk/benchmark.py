@@ -2,8 +2,8 @@
 
 The limit is that of docs/explanation/performance.md's S7, CPUs / (CPUs / raw + decode): the network alone in a loop
 with every core, and decoding alone on one. All three in each round, so that what else runs on the machine meets all of
-them. Rates are those of a run without the start of its process and the loading of its model. CPU time an image, of all processes
-together, says the same where others take the cores: what the limit would cost over what was used.
+them. Rates are those of a run without the start of its process and the loading of its model. CPU time an image, of all
+processes together, says the same where others take the cores: what the limit would cost over what was used.
 """
 
 import argparse
