@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test unit long check lint wheel clean
+.PHONY: help run test unit long check lint docs wheel clean
 
 is_new_enough := import sys; sys.exit(sys.version_info < (3, 11))
 ifndef PYTHON
@@ -46,13 +46,17 @@ test: .venv/installed-dev .venv/apart/bin/openapi-python-client ## All tests
 unit: .venv/installed-dev ## The unit tests: no other process, no socket (half a minute)
 	$(PYTEST) tests/unit
 
-check: lint test ## What CI runs: lint and all tests
+check: lint docs test ## What CI runs: lint, docs and all tests
 
 lint: .venv/installed-dev ## Lint, format, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: .venv/installed-dev ## Build the documentation, build/site/index.html; a broken link is an error
+	$(BIN)/python -m mkdocs build
 
 long: .venv/installed-dev $(NEEDS_OF_$(NAME)) ## Soaks, benchmarks, stress, fuzzing: make long NAME=soak ARGS="--minutes 20"; without NAME: their list
 	@$(BIN)/python -m tests.long $(NAME) $(ARGS)
@@ -81,7 +85,7 @@ clean: ## Remove what was built; the queue in .data stays
 	@touch $@
 
 .venv/installed-dev: .venv/installed-$(DEVICE)
-	@$(PIP) -e ".[$(DEVICE),embedded,dev]"
+	@$(PIP) -e ".[$(DEVICE),embedded,dev,docs]"
 	@touch $@
 
 .venv/apart/bin/%: | .venv/installed-dev

@@ -1,7 +1,7 @@
 """Enqueues leased attempts and bulk steps in rq and calls their functions on rq threads; alone imports rq.
 
 rq stores nothing that the outbox does not store. Its retries are not used: they have whole seconds, no jitter, and a
-scheduler that forks (docs/explanation/decisions/0018).
+scheduler that forks (docs/explanation/decisions/webhook-delivery.md).
 """
 
 import logging

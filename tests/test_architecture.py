@@ -14,7 +14,7 @@ from background.settings import BackgroundSettings
 from jobs.bulk.settings import BulkSettings
 from jobs.config.compared_settings import COMPARED
 from jobs.contract.errors import CODES
-from jobs.contract.lifecycle import FINAL, TRANSITIONS, State, draw_diagram
+from jobs.contract.lifecycle import FINAL, TRANSITIONS, State, markdown_table
 from jobs.redis_client import keys
 from jobs.redis_client.script import Script
 from jobs.store.settings import StoreSettings
@@ -121,8 +121,27 @@ def test_a_final_state_has_no_transitions() -> None:
     assert {target for _, target in TRANSITIONS} | {State.QUEUED} == set(State)
 
 
-def test_the_diagram_of_job_states_matches_the_table() -> None:
-    assert draw_diagram() in (ROOT / "docs" / "explanation" / "lifecycle.md").read_text()
+def test_the_documented_job_states_match_the_code() -> None:
+    folder = ROOT / "docs" / "explanation"
+    assert markdown_table() in (folder / "lifecycle.md").read_text()
+    assert set(State) <= set(re.findall(r">(\w+)</text>", (folder / "lifecycle.svg").read_text()))
+
+
+def test_every_file_named_by_the_page_on_architecture_exists() -> None:
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
+    named = re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w./]+)`", text)
+    assert len(named) > 100
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_message_in_troubleshooting_is_one_of_the_code() -> None:
+    """The part between two `…` of a message in a heading stands in the code, perhaps over several lines."""
+    texts = [path.read_text() for path in sources(*FOLDERS)]
+    code = re.sub(r'"\s*\n\s*f?"', "", "\n".join(texts)) + (ROOT / "Makefile").read_text()
+    headings = re.findall(r"^### (.+)$", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    messages = [part for line in headings for text in re.findall(r"`(.+?)`", line) for part in text.split("…")]
+    assert len(messages) > 50
+    assert [part for part in messages if len(part) > 8 and part.strip(" ():;,") not in code] == []
 
 
 def test_the_documented_error_codes_are_those_of_the_code() -> None:
@@ -170,8 +189,8 @@ def test_the_compared_settings_are_documented() -> None:
 
 def test_every_cited_decision_exists() -> None:
     texts = [path.read_text() for path in [*sources(*FOLDERS), *(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]]
-    cited = {number for text in texts for number in re.findall(r"docs/explanation/decisions/(\d{4})", text)}
-    assert cited <= {path.name[:4] for path in (ROOT / "docs" / "explanation" / "decisions").glob("*.md")}
+    cited = {name for text in texts for name in re.findall(r"docs/explanation/decisions/([\w-]+)", text)}
+    assert cited <= {path.stem for path in (ROOT / "docs" / "explanation" / "decisions").glob("*.md")}
 
 
 def test_the_project_mentions_only_itself() -> None:

@@ -1,4 +1,4 @@
-"""States of a job and the transitions between them, as a table; docs/explanation/lifecycle.md draws it."""
+"""States of a job and the transitions between them, as a table; docs/explanation/lifecycle.md shows it."""
 
 from enum import StrEnum
 from typing import Final
@@ -15,7 +15,7 @@ class State(StrEnum):
     EXPIRED = "expired"
 
 
-# (from, to) → label of the arrow: the operations that make the transition.
+# (from, to) → the operations that make the transition.
 TRANSITIONS: Final[dict[tuple[State, State], str]] = {
     (State.QUEUED, State.RUNNING): "claim",
     (State.QUEUED, State.CANCELED): "cancel",
@@ -28,12 +28,12 @@ TRANSITIONS: Final[dict[tuple[State, State], str]] = {
     (State.RUNNING, State.QUEUED): "reclaim, recover, release, or finish with a retry",
 }
 
-STARTS: Final = ("    [*] --> queued: submit", "    [*] --> running: submit, if a worker has free slots")
+STARTS: Final = {State.QUEUED: "submit", State.RUNNING: "submit, if a worker has free slots"}
 FINAL: Final = frozenset(State) - {source for source, _ in TRANSITIONS}
 
 
-def draw_diagram() -> str:
-    """Return the table as a Mermaid state diagram."""
-    arrows = [f"    {source} --> {target}: {event}" for (source, target), event in TRANSITIONS.items()]
-    ends = [f"    {state} --> [*]" for state in State if state in FINAL]
-    return "\n".join(["stateDiagram-v2", *STARTS, *arrows, *ends])
+def markdown_table() -> str:
+    """Return the transitions as rows of a Markdown table: from, to, operations."""
+    starts = [f"| new | {target} | {event} |" for target, event in STARTS.items()]
+    later = [f"| {source} | {target} | {event} |" for (source, target), event in TRANSITIONS.items()]
+    return "\n".join([*starts, *later])

@@ -2,7 +2,7 @@
 
 redis-py opens the connection (address, TLS, AUTH, database, protocol) and gives up its socket. From then on this module
 reads and writes the bytes. Round trips and Python frames per command dominate the cost of a small job
-(docs/explanation/decisions/0009).
+(docs/explanation/decisions/redis-server-and-connections.md).
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Build the options of ONNX Runtime's execution providers, and find out what a machine lacks for each.
 
-Loads shared libraries, but opens no session. docs/explanation/decisions/0033
+Loads shared libraries, but opens no session. docs/explanation/decisions/execution-providers.md
 """
 
 import ctypes

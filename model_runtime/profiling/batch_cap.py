@@ -16,7 +16,8 @@ from model_runtime.tensor_spec import Array, TensorSpec
 
 MAX_MEASURED_BATCH: Final = 64  # limit of measured caps; an operator may set a larger one
 COST_TOLERANCE: Final = 0.95  # a size is good if the lowest cost per row is at least this share of its own
-# Below this run time a larger batch is allowed without a gain, as batches also cost time outside the run (0016).
+# Below this run time a larger batch is allowed without a gain, as batches also cost time outside the run
+# (docs/explanation/decisions/batch-caps-and-claims.md).
 MAX_SHARED_RUN_S: Final = 0.05
 ROUNDS: Final = 6
 BUDGET_S: Final = 2.0

@@ -1,7 +1,7 @@
 """Define and read `model.toml`, and report errors as one line that says what is wrong and what is allowed.
 
-A version folder may contain its own `model.toml`, which overrides single keys (docs/explanation/decisions/0032). The
-task checks the settings against the model's inputs and outputs.
+A version folder may contain its own `model.toml`, which overrides single keys. The task checks the settings against the
+model's inputs and outputs. docs/explanation/decisions/model-folders-and-tasks.md
 """
 
 import codecs

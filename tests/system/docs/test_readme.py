@@ -4,14 +4,17 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 
+from tests.support.model_files import graphs
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
@@ -31,6 +34,31 @@ def test_each_curl_command_gives_the_shown_output(service: Service, command: str
     words = shlex.split(command.replace("http://localhost:8000", service.url))
     done = subprocess.run([*words, "-sS"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30)
     assert steady(json.loads(done.stdout)) == steady(json.loads(shown))
+
+
+def test_the_lines_for_a_model_of_ones_own_serve_it(tmp_path: Path) -> None:
+    (block,) = re.findall(r"## Serve your own model.+?```sh\n(.+?)```", README, re.DOTALL)
+    shutil.copytree(ROOT / "models" / "digits", tmp_path / "models" / "digits")
+    nodes = [graphs.node("GlobalAveragePool", ["image"], ["means"]), graphs.node("Flatten", ["means"], ["y"])]
+    graphs.write(tmp_path / "network.onnx", nodes, {"image": ["N", 3, 224, 224]}, {"y": ["N", 3]})
+    (tmp_path / "labels.txt").write_text("red\ngreen\nblue\n")
+    PIL.Image.new("RGB", (400, 300), (0, 200, 0)).save(tmp_path / "photo.jpg")
+    put, _, curl = block.partition("curl ")
+    with Service(tmp_path / "models", {"JITNEY_MODELS_POLL_S": "0.2"}) as service:
+        subprocess.run(["bash", "-ec", put], cwd=tmp_path, check=True)
+        words = shlex.split(curl.replace("http://localhost:8000", service.url))
+
+        def label() -> str:
+            done = subprocess.run(["curl", "-sS", *words], cwd=tmp_path, capture_output=True, text=True, check=True)
+            return json.loads(done.stdout)["predictions"][0]["label"] if '"label"' in done.stdout else ""
+
+        assert wait_until(label, "the model is served", 20) == "green"
+
+
+def test_it_is_short_enough_to_read() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 130
+    assert [line for line in lines if len(line) > 160] == []
 
 
 def steady(value: Any) -> Any:
@@ -66,6 +94,6 @@ def test_make_run_says_when_it_is_ready_and_stops_within_10_s(tmp_path: Path) ->
 
 
 def test_every_linked_page_exists() -> None:
-    linked = re.findall(r"\]\((docs/[^)#]+)\)", README)
+    linked = re.findall(r"\]\(([^):#]+)\)", README)
     assert linked
     assert [link for link in linked if not (ROOT / link).exists()] == []
