@@ -1,7 +1,7 @@
 """Checks access and limits of every request; serves the hot routes (submit and read jobs) without FastAPI.
 
 FastAPI's router, validation and response classes cost several times the work of these routes
-(docs/explanation/decisions/gateway-request-path.md). `api/openapi/hot_routes.py` declares them for the OpenAPI document.
+(docs/explanation/decisions/gateway-request-path.md). `api/openapi/hot_routes.py` declares them for OpenAPI.
 """
 
 import time
