@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 from tests.long.bulk.soak import BulkMonitor, kill_in_turn
 from tests.support import bulks
-from tests.support.model_files.transformer import doc_sentences, encoder
+from tests.support.model_files.transformer import doc_paragraphs, encoder
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
@@ -63,7 +63,7 @@ class Reference:
 def lay_out(models_dir: Path, source: Path | None, texts: list[str]) -> Path:
     """Lay out the model under the name `embed`."""
     if source is None:
-        return encoder(models_dir, "embed", 2, 64, 4, toml=TOML, sentences=texts)
+        return encoder(models_dir, "embed", 2, 64, 4, toml=TOML, texts=texts)
     folder = models_dir / "embed"
     (folder / "1").mkdir(parents=True)
     (file,) = source.rglob("*.onnx")
@@ -92,11 +92,11 @@ def worst_of(ai: Any, file_id: str | None, texts: dict[str, str], reference: Ref
 
 def run(count: int, interval_s: float, source: Path | None) -> bool:
     """Run it; return whether every check holds."""
-    sentences = doc_sentences()
-    different = [f"{at} {sentences[at % len(sentences)]}" for at in range(DIFFERENT_TEXTS)]
+    paragraphs = doc_paragraphs()
+    different = [f"{at} {paragraphs[at % len(paragraphs)]}" for at in range(DIFFERENT_TEXTS)]
     texts = {f"text-{at}": different[at % DIFFERENT_TEXTS] for at in range(count)}
     with tempfile.TemporaryDirectory() as folder:
-        reference = Reference(lay_out(Path(folder) / "models", source, sentences))
+        reference = Reference(lay_out(Path(folder) / "models", source, paragraphs))
         with Service(Path(folder) / "models", env=PATIENT) as service:
             ai = bulks.client(service.url, timeout=600)
             some = list(texts.values())[:50]

@@ -1,4 +1,4 @@
-"""Text encoders of any size with random weights, laid out as a Hugging Face folder, and sentences of the docs."""
+"""Networks for texts with random weights: encoders of any size, and one that averages words; paragraphs of the docs."""
 
 import re
 from collections.abc import Sequence
@@ -10,28 +10,29 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
+from tests.support.model_files.graphs import Values, int64_constant, node, write
 from tests.support.service import ROOT
 
 VOCABULARY: Final = 4000
 MASKED: Final = -1e4
 
 
-def doc_sentences(most_words: int = 80) -> list[str]:
-    """The sentences of the documentation, by file and place: a real English text."""
+def doc_paragraphs(most_words: int = 160) -> list[str]:
+    """The paragraphs and list items of the documentation, by file and place: a real English text."""
     texts = [path.read_text() for path in sorted((ROOT / "docs").rglob("*.md"))]
     prose = [re.sub(r"```.*?```|^[|#].*?$", " ", text, flags=re.DOTALL | re.MULTILINE) for text in texts]
-    found = [" ".join(part.split()) for text in prose for part in re.split(r"(?<=[.:?])\s+|\n\s*\n", text)]
-    return [sentence for sentence in found if 2 <= len(sentence.split()) <= most_words]
+    found = [" ".join(part.split()) for text in prose for part in re.split(r"\n\s*\n|\n[-*] ", text)]
+    return [paragraph for paragraph in found if 2 <= len(paragraph.split()) <= most_words]
 
 
-def tokenizer(sentences: Sequence[str]) -> Tokenizer:
-    """Word pieces learned from the sentences."""
+def tokenizer(texts: Sequence[str]) -> Tokenizer:
+    """Word pieces learned from the texts."""
     made = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106 (a word)
     made.normalizer = normalizers.BertNormalizer()
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     made.train_from_iterator(
-        sentences, trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=special, show_progress=False)
+        texts, trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=special, show_progress=False)
     )
     made.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
@@ -40,7 +41,7 @@ def tokenizer(sentences: Sequence[str]) -> Tokenizer:
 
 
 def encoder(
-    models_dir: Path, name: str, layers: int, width: int, heads: int, *, toml: str, sentences: Sequence[str]
+    models_dir: Path, name: str, layers: int, width: int, heads: int, *, toml: str, texts: Sequence[str]
 ) -> Path:
     """Lay out an encoder: `last_hidden_state` has a vector of `width` numbers for each token, `mean` their mean."""
     random = np.random.default_rng(7)
@@ -65,7 +66,45 @@ def encoder(
         helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "1" / "model.onnx"
     )
     (folder / "model.toml").write_text(toml)
-    tokenizer(sentences).save(str(folder / "tokenizer.json"))
+    tokenizer(texts).save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def averager(models_dir: Path, name: str, width: int, toml: str) -> Path:
+    """Lay out a network of token ids `ids` and `mask` [batch, sequence]: dense layers over the mean of word vectors."""
+    random = np.random.default_rng(7)
+
+    def weight(rows: int, columns: int) -> Values:
+        values: Values = (random.standard_normal((rows, columns)) / rows**0.5).astype(np.float32)
+        return values
+
+    nodes = [
+        node("Gather", ["table", "ids"], ["vectors"]),
+        node("Unsqueeze", ["mask", "last_axis"], ["flags"]),
+        node("Mul", ["vectors", "flags"], ["seen"]),
+        node("ReduceSum", ["seen", "token_axis"], ["sum"], keepdims=0),
+        node("ReduceSum", ["flags", "token_axis"], ["count"], keepdims=0),
+        node("Div", ["sum", "count"], ["mean"]),
+        node("MatMul", ["mean", "first"], ["a"]),
+        node("Relu", ["a"], ["b"]),
+        node("MatMul", ["b", "second"], ["c"]),
+        node("Relu", ["c"], ["d"]),
+        node("MatMul", ["d", "third"], ["y"]),
+    ]
+    constants: dict[str, Values] = {"table": weight(VOCABULARY, 64), "first": weight(64, width)}
+    constants |= {"second": weight(width, width), "third": weight(width, 8)}
+    constants |= {"last_axis": int64_constant(2), "token_axis": int64_constant(1)}
+    folder = models_dir / name
+    shape = ["batch", "sequence"]
+    write(
+        folder / "1" / "model.onnx",
+        nodes,
+        {"ids": shape, "mask": shape},
+        {"y": ["batch", 8]},
+        constants,
+        kinds={"ids": TensorProto.INT64},
+    )
+    (folder / "model.toml").write_text(toml)
     return folder
 
 
