@@ -24,17 +24,16 @@ def choose_neighbours(lengths: Sequence[float], max_items: int, max_cost: float,
     if min(lengths) == max(lengths):
         return list(range(max(1, min(len(lengths), max_items, int(min(max_cost / lengths[0], max_items))))))
     known = np.asarray(lengths, np.float64)
-    order = np.argsort(known, kind="stable")
-    ascending = known[order]
-    first = int(np.flatnonzero(order == 0)[0])
-    sums = np.concatenate([[0.0], np.cumsum(ascending)])
+    order = known.argsort(kind="stable")
+    ascending, first = known[order], int(order.argmin())  # the index 0 is the first item
     # Batches by row, their first item in ascending order, and by column, their last one.
     starts, ends = np.arange(first + 1)[:, np.newaxis], np.arange(first, len(known))
-    counts, longest = ends - starts + 1, ascending[ends]
-    cost = counts * longest
-    shares = (sums[ends + 1] - sums[starts]) / (run_overhead + cost)
-    shares[(counts > max_items) | ((cost > max_cost) & (counts > 1))] = -1
-    good = shares >= SHARE_TOLERANCE * shares.max()
-    largest = counts * good
-    row, column = np.unravel_index(np.argmax(np.where(largest == largest.max(), shares, -1)), shares.shape)
+    counts, sums = ends - starts + 1, ascending.cumsum()
+    cost = counts * ascending[first:]
+    shares = (sums[first:] - sums[: first + 1, np.newaxis] + ascending[: first + 1, np.newaxis]) / (run_overhead + cost)
+    if len(known) > max_items or cost[0, -1] > max_cost:
+        shares[(counts > max_items) | ((cost > max_cost) & (counts > 1))] = -1
+    # Shares are at most 1, so they only decide between batches of one size.
+    best = int((counts * (shares >= SHARE_TOLERANCE * shares.max()) + shares / 2).argmax())
+    row, column = divmod(best, len(ends))
     return sorted(order[row : first + column + 1].tolist())
