@@ -1,5 +1,6 @@
 """The examples of the pages about models, executed as they stand: docs/how-to and docs/reference/model-toml.md."""
 
+import ast
 import base64
 import io
 import json
@@ -78,6 +79,14 @@ def test_each_toml_block_is_a_valid_model_toml(tmp_path: Path, name: str) -> Non
     for block in toml_blocks(PAGES[name]):
         (tmp_path / "model.toml").write_text(block if "task = " in block else f'task = "tensor"\n{block}')
         assert isinstance(read_spec(tmp_path), ModelSpec)
+
+
+@pytest.mark.parametrize("name", [*PAGES, "import-a-model"])
+def test_each_python_block_is_valid_python(name: str) -> None:
+    """Programs that need a converter, PyTorch and the like are only parsed: these are not installed for the tests."""
+    page = (DOCS / "how-to" / f"{name}.md").read_text()
+    for block in re.findall(r"```python\n(.+?)```", page, re.DOTALL):
+        ast.parse(block)
 
 
 def test_the_five_lines_serve_a_model(tmp_path: Path) -> None:
