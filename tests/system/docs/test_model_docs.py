@@ -32,6 +32,7 @@ DOCS: Final = ROOT / "docs"
 HOW_TO: Final = (
     *("serve-a-model", "rollouts", "several-models", "lengths"),
     *("image-models", "tabular-models", "text-models", "audio-models", "custom-tasks", "custom-engines"),
+    *("import-a-model", "gpus"),
 )
 REFERENCE: Final = (DOCS / "reference" / "model-toml.md").read_text()
 PAGES: Final = {name: (DOCS / "how-to" / f"{name}.md").read_text() for name in HOW_TO}
@@ -81,11 +82,10 @@ def test_each_toml_block_is_a_valid_model_toml(tmp_path: Path, name: str) -> Non
         assert isinstance(read_spec(tmp_path), ModelSpec)
 
 
-@pytest.mark.parametrize("name", [*PAGES, "import-a-model"])
+@pytest.mark.parametrize("name", PAGES)
 def test_each_python_block_is_valid_python(name: str) -> None:
     """Programs that need a converter, PyTorch and the like are only parsed: these are not installed for the tests."""
-    page = (DOCS / "how-to" / f"{name}.md").read_text()
-    for block in re.findall(r"```python\n(.+?)```", page, re.DOTALL):
+    for block in re.findall(r"```python\n(.+?)```", PAGES[name], re.DOTALL):
         ast.parse(block)
 
 
