@@ -21,7 +21,7 @@ from onnx import TensorProto
 
 from model_runtime.output_encoding import encode_output
 from model_runtime.spec.model_toml import ModelSpec, read_spec
-from model_runtime.tasks import load_task
+from model_runtime.tasks import Task, load_task
 from model_runtime.tensor_spec import TensorSpec
 from tests.support import models
 from tests.support.model_files import audio, graphs, text
@@ -133,6 +133,13 @@ def test_the_examples_of_tasks_with_inputs_of_their_own_work(documented: Service
     assert raw["output"] == {"loudness": [3, 7, 3, 7]}
     assert ask("loudness", {"bytes": "AAA="})["error"]["code"] == "invalid_input"
     assert ask("loudness", {"json": 1})["status"] == 422
+
+
+def test_every_member_of_a_task_is_documented() -> None:
+    members = {name for name in {*vars(Task), *Task.__annotations__} if not name.startswith("_")}
+    assert members >= {"kinds", "padding", "postprocess"}
+    shown = set(re.findall(r"`(\w+)(?:\([\w, ]*\))?`", PAGES["custom-tasks"]))
+    assert members - shown == set()
 
 
 def test_the_example_of_squeezenet_is_the_tested_one() -> None:
