@@ -1,4 +1,4 @@
-"""The cost of an item over a long run, in windows; draws docs/how-to/bulk-run.png.
+"""The cost of an item over a long run, in windows; draws docs/explanation/bulk-run.png.
 
 Digits through a whole service, by `jitney bulk run`. CPU time of every part is read once a second; a window is a
 twenty-fifth of the run. Exit code 1: the cost grows by more than three standard errors, and by more than 5 %.
@@ -43,7 +43,7 @@ def main() -> int:
     """Measure and draw; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=500_000)
-    parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "how-to" / "bulk-run.png")
+    parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "explanation" / "bulk-run.png")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, Service() as service:
         folder, began = Path(name), time.monotonic()

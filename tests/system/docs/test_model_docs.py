@@ -1,5 +1,6 @@
 """The examples of the pages about models, executed as they stand: docs/how-to and docs/reference/model-toml.md."""
 
+import ast
 import base64
 import io
 import json
@@ -20,7 +21,7 @@ from onnx import TensorProto
 
 from model_runtime.output_encoding import encode_output
 from model_runtime.spec.model_toml import ModelSpec, read_spec
-from model_runtime.tasks import load_task
+from model_runtime.tasks import Task, load_task
 from model_runtime.tensor_spec import TensorSpec
 from tests.support import models
 from tests.support.model_files import audio, graphs, text
@@ -31,6 +32,7 @@ DOCS: Final = ROOT / "docs"
 HOW_TO: Final = (
     *("serve-a-model", "rollouts", "several-models", "lengths"),
     *("image-models", "tabular-models", "text-models", "audio-models", "custom-tasks", "custom-engines"),
+    *("import-a-model", "gpus"),
 )
 REFERENCE: Final = (DOCS / "reference" / "model-toml.md").read_text()
 PAGES: Final = {name: (DOCS / "how-to" / f"{name}.md").read_text() for name in HOW_TO}
@@ -80,6 +82,13 @@ def test_each_toml_block_is_a_valid_model_toml(tmp_path: Path, name: str) -> Non
         assert isinstance(read_spec(tmp_path), ModelSpec)
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_each_python_block_is_valid_python(name: str) -> None:
+    """Programs that need a converter, PyTorch and the like are only parsed: these are not installed for the tests."""
+    for block in re.findall(r"```python\n(.+?)```", PAGES[name], re.DOTALL):
+        ast.parse(block)
+
+
 def test_the_five_lines_serve_a_model(tmp_path: Path) -> None:
     (script, shown) = re.findall(
         r"```sh\n(.+?)```\n```json\n(.+?)```",
@@ -124,6 +133,13 @@ def test_the_examples_of_tasks_with_inputs_of_their_own_work(documented: Service
     assert raw["output"] == {"loudness": [3, 7, 3, 7]}
     assert ask("loudness", {"bytes": "AAA="})["error"]["code"] == "invalid_input"
     assert ask("loudness", {"json": 1})["status"] == 422
+
+
+def test_every_member_of_a_task_is_documented() -> None:
+    members = {name for name in {*vars(Task), *Task.__annotations__} if not name.startswith("_")}
+    assert members >= {"kinds", "padding", "postprocess"}
+    shown = set(re.findall(r"`(\w+)(?:\([\w, ]*\))?`", PAGES["custom-tasks"]))
+    assert members - shown == set()
 
 
 def test_the_example_of_squeezenet_is_the_tested_one() -> None:
