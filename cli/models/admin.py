@@ -33,6 +33,7 @@ def _optional(text: str) -> dict[str, Any]:
     return {"nargs": "?", "help": text}
 
 
+_NAME: Final = {"help": "the name of the model"}
 _VERBS: Final = {
     "list": AdminVerb(
         "List versions with their status and share of the jobs",
@@ -43,23 +44,27 @@ _VERBS: Final = {
     ),
     "load": AdminVerb(
         "Load or reload a version; it receives jobs only if no other version does",
-        {"model": {}, "version": _optional("default: the version with the jobs, or all unloaded ones")},
+        {"model": _NAME, "version": _optional("default: the version with the jobs, or all unloaded ones")},
     ),
     "unload": AdminVerb(
         "Unload a version once its queues are empty; accepted jobs are still run",
-        {"model": {}, "version": _optional("default: the whole model, which then accepts no jobs")},
+        {"model": _NAME, "version": _optional("default: the whole model, which then accepts no jobs")},
     ),
     "share": AdminVerb(
         "Send a percentage of the jobs to a version, as canary",
-        {"model": {}, "version": {}, "percent": {"type": int, "help": "0 to 100"}},
+        {
+            "model": _NAME,
+            "version": {"help": "the number of the version"},
+            "percent": {"type": int, "help": "0 to 100"},
+        },
     ),
     "promote": AdminVerb(
         "Send all jobs to a version; the previous one stays loaded for a rollback",
-        {"model": {}, "version": _optional("default: the canary")},
+        {"model": _NAME, "version": _optional("default: the canary")},
     ),
-    "rollback": AdminVerb("End the canary or, without one, return to the previous version", {"model": {}}),
+    "rollback": AdminVerb("End the canary or, without one, return to the previous version", {"model": _NAME}),
     "follow": AdminVerb(
-        "Serve what the folder selects: its highest version, or the one that model.toml pins", {"model": {}}
+        "Serve what the folder selects: its highest version, or the one that model.toml pins", {"model": _NAME}
     ),
 }
 

@@ -123,7 +123,7 @@ def run(settings: Settings) -> int:
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="jitney api", add_help=False, allow_abbrev=False)
-    parser.add_argument("--workers", metavar="N")
+    parser.add_argument("--workers", metavar="N", help="gateway processes (default: JITNEY_GATEWAYS, or 1)")
     args, others = parser.parse_known_args(argv)
     try:
         redis_address.check(os.environ)
