@@ -58,12 +58,7 @@ def _default_models_dir() -> str:
     root = Path(__file__).parents[2]
     places = (root / "jitney" / "bundled_models", root / "models")  # of a wheel, and of a checkout
     bundled = next((place for place in places if place.is_dir()), None)
-    if bundled is None:
-        return "models"
-    print_line(
-        f"there is no folder models here: serving the bundled ones in {bundled} (JITNEY_MODELS_DIR names others)"
-    )
-    return str(bundled)
+    return "models" if bundled is None else str(bundled)
 
 
 def run(settings: Settings, started_at: float) -> int:
@@ -72,6 +67,8 @@ def run(settings: Settings, started_at: float) -> int:
         host = settings.gateways.host
         listener = stack.enter_context(closing(gateway_processes.listen(host, settings.gateways.port)))
         port = listener.getsockname()[1]
+        if settings.models_dir != "models" and not os.environ.get("JITNEY_MODELS_DIR"):
+            print_line(f"there is no folder models here: serving the bundled models in {settings.models_dir}")
         children: list[ChildProcess] = []
         redis_url = settings.redis_url
         if redis_url is None:

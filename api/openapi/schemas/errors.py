@@ -21,7 +21,7 @@ class ErrorFields(ResponseBody):
 
     allowed: list[Any] | None = None
     """The values that are allowed."""
-    limit: int | None = None
+    limit: float | None = None
     """The limit that was met."""
     limit_bytes: int | None = None
     limit_s: float | None = None

@@ -15,7 +15,7 @@ import pytest
 from cli.serve.gateway_processes import listen
 from cli.serve.start_errors import CannotStart
 from cli.serve.up import Settings
-from tests.support.processes import is_running, program
+from tests.support.processes import ROOT, is_running, program
 from tests.support.waiting import wait_until
 
 # Answers every request with 200 on the socket it is given, once the worker's file is there.
@@ -93,7 +93,8 @@ def test_up_starts_reports_readiness_answers_and_leaves_nothing_behind(tmp_path:
         with urlopen(said[1]) as answer:
             assert answer.read().startswith(b"gateway")
         assert f" {said[1].rpartition(':')[2]} unix:///" in started.text()
-        assert re.search(r"^worker \d+ models$", started.text(), re.MULTILINE)
+        # There is no folder `models`: that of the checkout is served.
+        assert re.search(rf"^worker \d+ {ROOT}/models$", started.text(), re.MULTILINE)
         pids = started.pids()
         started.process.terminate()
         assert started.process.wait(10) == 0
