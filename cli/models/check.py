@@ -12,8 +12,10 @@ from model_runtime.graph.facts import GraphFacts, read_facts
 from model_runtime.profiling import batch_consistency
 from model_runtime.profiling.batch_cap import MeasuredModel
 from model_runtime.profiling.batch_consistency import ConsistencyReport
+from model_runtime.profiling.padding_check import decide_padding
+from model_runtime.repository.repository import ModelFolder
 from model_runtime.spec.model_toml import ModelError
-from model_runtime.tasks import attach_task
+from model_runtime.tasks import Task, attach_task
 from model_runtime.tasks.examples import Row, read_own_examples
 
 # Defaults: the smallest, an odd one, and a typical kernel size, which is skipped for slow models.
@@ -23,13 +25,17 @@ MAX_LINES: Final = 5
 
 
 class CheckResult(NamedTuple):
-    """The result of a check. `reason`: why it failed, or empty. `report` is None if no batch can run."""
+    """The result of a check. `reason`: why it failed, or empty. `report` is None if no batch can run.
+
+    `padding`: what was found about items of different lengths, empty if the model's items do not differ in length.
+    """
 
     title: str
     device: str
     sizes: Sequence[int]
     reason: str
     report: ConsistencyReport | None
+    padding: str = ""
 
     @property
     def failure(self) -> str:
@@ -47,6 +53,7 @@ class CheckResult(NamedTuple):
         details = [
             f"{self.report.runs} runs of {self.report.rows} rows in batches of {sizes} on {self.device}",
             f"largest drift: {drift}; allowed: {self.report.tolerance:g} of the largest number of an output",
+            *([self.padding] if self.padding else []),
             *_first_lines([*self.report.couplings, *self.report.leaks, *self.report.broken]),
         ]
         return [head, *(f"  {line}" for line in [*details, *filter(None, [self.report.note])])]
@@ -56,6 +63,7 @@ class CheckResult(NamedTuple):
         return {"model": self.title, "device": self.device, "passed": not self.reason, "reason": self.reason} | {
             "checked": self.report.checked if self.report else None,
             "sizes": list(self.sizes),
+            "padding": self.padding or None,
             "found": report,
         }
 
@@ -70,13 +78,13 @@ def check(place: ModelPath, sizes: Sequence[int], provider: str, tolerance: floa
     engine = place.open_engine(provider)
     prepared: Sequence[int] = ()
     examples: Sequence[Row] = ()
-    max_drift = None
+    max_drift, task = None, None
     if place.folder is not None:
         spec = place.folder.spec
         task = attach_task(place.folder, engine)
         prepared = buckets.choose_buckets(engine.provider, spec.max_batch or max(BATCH_SIZES), spec.buckets)
         examples, max_drift = read_own_examples(place.folder.path, task, engine.inputs), spec.max_drift
-    return check_engine(
+    result = check_engine(
         place.title,
         engine,
         sizes or prepared or default_sizes(engine),
@@ -86,6 +94,17 @@ def check(place: ModelPath, sizes: Sequence[int], provider: str, tolerance: floa
         max_drift=max_drift,
         examples=examples,
     )
+    if place.folder is None or task is None or result.reason:
+        return result
+    return result._replace(padding=_check_padding(place.folder, engine, task))
+
+
+def _check_padding(folder: ModelFolder, engine: AnyEngine, task: Task) -> str:
+    """Compare rows of different lengths alone and padded. Raises ModelError for padding that model.toml asks for."""
+    padding = decide_padding(folder, engine, task, checks_trusted=True)
+    if padding is None:
+        return ""
+    return "padding changes no answer" if padding.is_used else engine.batch_note or "items are not padded"
 
 
 def default_sizes(engine: AnyEngine) -> Sequence[int]:

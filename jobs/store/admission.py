@@ -135,7 +135,7 @@ def _dump_json(name: str, value: Mapping[str, Any]) -> bytes:
 
 
 def _check_rows(rows: int, card: ModelCard) -> None:
-    """Raise Refused unless the model takes inputs of so many rows."""
+    """Raise Refused unless the model takes inputs of this number of rows."""
     limit = card.get("max_rows")
     if limit is None:
         message = f"model {card['name']} has the task {card.get('task')}, which takes no rows: send one job per item"

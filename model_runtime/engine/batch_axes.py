@@ -82,7 +82,7 @@ def resolve_axes(
         for tensor_spec in inputs
         if tensor_spec.name in keys.inputs and keys.inputs[tensor_spec.name].value is not None
     }
-    padding = _written_padding(
+    padding = _declared_padding(
         keys,
         inputs,
         outputs,
@@ -103,12 +103,12 @@ def resolve_axes(
     )
 
 
-def _written_padding(
+def _declared_padding(
     keys: TensorKeys, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], in_axes: Axes, out_axes: Axes
 ) -> Padding | None:
     """Return the padding that the keys describe, None without a `pad_axis`. Raises ModelError."""
     padded = {
-        each.name: PaddedInput(_row_axis(keys, "inputs", each, own.pad_axis, in_axes), own.pad_value)
+        each.name: PaddedInput(_row_axis(keys, "inputs", each, own.pad_axis, in_axes), _pad_value(keys, each, own))
         for each in inputs
         if (own := keys.inputs.get(each.name)) is not None and own.pad_axis is not None
     }
@@ -126,8 +126,23 @@ def _written_padding(
         return Padding(padded, cut, filled)
     if cut or filled:
         table, name = ("outputs", next(iter(cut))) if cut else ("inputs", next(iter(filled)))
-        raise ModelError(keys.file, f"{table}.{name}", "no input has a pad_axis; allowed: with [inputs.NAME] pad_axis")
+        raise ModelError(keys.file, f"{table}.{name}", "no input has a pad_axis: set pad_axis under [inputs.NAME]")
     return None
+
+
+def _pad_value(keys: TensorKeys, spec: TensorSpec, written: InputSpec) -> Any:
+    """Return what padding is filled with, in the input's type: empty texts in texts. Raises ModelError."""
+    dtype = DTYPES[spec.datatype]
+    if dtype.kind == "O":
+        return ""
+    with np.errstate(all="ignore"):
+        value = np.float64(written.pad_value).astype(dtype)
+    if dtype.kind != "f" and value != written.pad_value:
+        key = f"inputs.{spec.name}.pad_value"
+        raise ModelError(
+            keys.file, key, f"{written.pad_value:g} is not a number of {spec.datatype}; allowed: one of them"
+        )
+    return value
 
 
 def _row_axis(keys: TensorKeys, table: str, spec: TensorSpec, axis: int, axes: Axes) -> int:

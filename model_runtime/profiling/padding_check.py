@@ -30,11 +30,14 @@ MEASURED_LENGTH: Final = 16  # of the rows that run times are measured with
 _SEED: Final = 7
 
 
-def decide_padding(folder: ModelFolder, engine: AnyEngine, task: Task) -> Padding | None:
+def decide_padding(
+    folder: ModelFolder, engine: AnyEngine, task: Task, *, checks_trusted: bool = False
+) -> Padding | None:
     """Return how the items of a model are padded; None if they have no lengths.
 
     Padding is not used if the model is not batched, if model.toml says so, or if it would change answers. Raises
-    ModelError if model.toml asks for padding that changes answers.
+    ModelError if model.toml asks for padding that changes answers. `checks_trusted`: check it although model.toml has
+    batching = "trust".
     """
     spec, file = folder.spec, folder.path / SPEC_FILE
     written = engine.declared_padding if isinstance(engine, OnnxEngine) else None
@@ -46,12 +49,12 @@ def decide_padding(folder: ModelFolder, engine: AnyEngine, task: Task) -> Paddin
         for key, value in (keys | {"max_batch_cost": spec.max_batch_cost}).items():
             if value is not None and value is not False:
                 reason = "the items of this model do not differ in length"
-                raise ModelError(file, key, f"{reason}; allowed: with pad_axis under [inputs.NAME]")
+                raise ModelError(file, key, f"{reason}: set pad_axis under [inputs.NAME], or remove this key")
         return None
     is_used = padding.is_used and spec.padding.enabled is not False and engine.batchable
     multiple = spec.padding.multiple or (1 if engine.provider == "cpu" else GPU_MULTIPLE)
     padding = replace(padding, multiple=multiple, is_used=is_used)
-    if not is_used or spec.batching == "trust":
+    if not is_used or (spec.batching == "trust" and not checks_trusted):
         return padding
     compared = [task.output.name] if isinstance(task, TextTask) else [each.name for each in engine.outputs]
     reason = _find_difference(folder, engine, task, padding, compared)
@@ -83,7 +86,7 @@ def _find_difference(
     try:
         rows = _own_rows(folder, engine, task, padding)
         if not rows:
-            rows = _made_rows(engine, task, padding, CHECKED_LENGTHS)
+            rows = _made_rows(engine, task, padding, _checked_lengths(padding.longest))
         alone = [split_outputs(engine.run(stack_items([row])), 1)[0] for row in rows]
         together = split_outputs(engine.run(stack_items(rows, 0, padding)), len(rows))
     except CollationError as error:
@@ -110,12 +113,22 @@ def _own_rows(folder: ModelFolder, engine: AnyEngine, task: Task, padding: Paddi
     return list(by_length.values())[:MAX_EXAMPLES] if len(by_length) > 1 else []
 
 
+def _checked_lengths(longest: int) -> Sequence[int]:
+    """Return different lengths to check, up to the longest that an item may have (0: any)."""
+    if longest == 0 or longest >= max(CHECKED_LENGTHS):
+        return CHECKED_LENGTHS
+    return max(1, longest // 3), longest, max(1, longest // 2)
+
+
 def _made_rows(engine: AnyEngine, task: Task, padding: Padding, lengths: Sequence[int]) -> list[Row]:
     """Return a row of each of these lengths, or of the most that a row may have. Raises RunFailed if none runs."""
     lengths = [min(length, padding.longest or length) for length in lengths]
     if made := [*task.make_rows_of(lengths)]:
         return made
-    run_one = lambda row: engine.run(stack_items([row]))  # noqa: E731 (the same for all generators)
+
+    def run_one(row: Row) -> object:
+        return engine.run(stack_items([row]))
+
     side = RowGenerator(engine.inputs, run_one, find_indices=False).side
     rows: list[Row] = []
     for at, length in enumerate(lengths):

@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto
 
 from batching.collation import split_outputs, stack_items
+from cli import main
 from model_runtime.model import Model, load_model
 from model_runtime.repository.repository import ModelFolder, list_models
 from model_runtime.spec.model_toml import ModelError
@@ -140,12 +141,13 @@ def test_the_examples_of_the_owner_are_used(tmp_path: Path) -> None:
         ("[inputs.x]\npad_axis = 2", "inputs.x.pad_axis: 2, but the shape is .* allowed: 1"),
         ('[inputs.x]\npad_axis = 1\nfill = "mask"', "inputs.x: has pad_axis and fill; allowed: one of them"),
         ("[inputs.x]\npad_axis = 1\nvalue = 1", "inputs.x: has value and pad_axis; allowed: one of them"),
+        ("[outputs.y]\npad_axis = 0\n[inputs.x]\npad_axis = 1", "outputs.y.pad_axis: 0, but the shape is"),
         ("[padding]\nmultiple = 4", "padding.multiple: the items of this model do not differ in length"),
         ("[outputs.y]\npad_axis = 1", "outputs.y.pad_axis: 1, but the shape is .* allowed: no axis"),
         ('[inputs.x]\nfill = "length"', r"inputs.x.fill: \"length\", but its shape is .* allowed: \[batch\]"),
         (
             "[padding]\nenabled = true",
-            "padding.enabled: the items of this model do not differ in length; allowed: with pad_axis",
+            "padding.enabled: the items of this model do not differ in length: set pad_axis",
         ),
         ("max_batch_cost = 9", "max_batch_cost: the items of this model do not differ in length"),
     ],
@@ -178,3 +180,50 @@ def test_an_example_that_contradicts_itself_is_named(tmp_path: Path) -> None:
         np.savez(examples / f"{at}.npz", x=x, z=z)
     with pytest.raises(ModelError, match="examples: an example does not fit the model: the inputs differ in length: x"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "toml", "code", "said"),
+    [
+        ("sum", DECLARED, 0, "padding changes no answer"),
+        ("lstm", f'batching = "trust"\n{DECLARED}', 1, "padding: padding changes an answer by"),
+        ("lstm", f"{DECLARED}[padding]\nenabled = false", 0, "items are not padded"),
+    ],
+)
+def test_the_command_checks_padding(
+    tmp_path: Path, kind: str, toml: str, *, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where `batching = "trust"` keeps a worker from checking it."""
+    folder = lay_out(tmp_path, kind, toml) / "m"
+    assert main.main(["models", "check", str(folder), "--provider", "cpu"]) == code
+    printed = capsys.readouterr()
+    assert said in printed.out + printed.err
+
+
+@pytest.mark.parametrize(("value", "kind"), [("300", TensorProto.UINT8), ("0.5", TensorProto.INT64)])
+def test_padding_that_the_type_does_not_have_is_refused(tmp_path: Path, value: str, kind: int) -> None:
+    lay_out(tmp_path, "sum", f"{DECLARED}pad_value = {value}")
+    nodes = [node("Cast", ["x"], ["f"], to=TensorProto.FLOAT), node("ReduceSum", ["f", "time"], ["y"], keepdims=0)]
+    write(
+        tmp_path / "m" / "1" / "model.onnx",
+        nodes,
+        {"x": ["batch", "time", 3]},
+        {"y": ["batch", 3]},
+        {"time": int64_constant(1)},
+        kinds={"x": kind},
+    )
+    with pytest.raises(ModelError, match=rf"inputs.x.pad_value: {value} is not a number of U?INT"):
+        load(tmp_path)
+
+
+def test_texts_are_padded_with_empty_ones(tmp_path: Path) -> None:
+    lay_out(tmp_path, "sum", f"{DECLARED}[outputs.y]\npad_axis = 1")
+    nodes = [node("Identity", ["x"], ["y"])]
+    kinds = dict.fromkeys("xy", TensorProto.STRING)
+    shape = ["batch", "time"]
+    write(tmp_path / "m" / "1" / "model.onnx", nodes, {"x": shape}, {"y": shape}, kinds=kinds)
+    model = load(tmp_path)
+    assert model.padding is not None
+    assert model.card()["lengths"]["padded_to_multiple"] == 1
+    items = [{"x": np.array(texts, object)} for texts in (["a"], ["b", "c"])]
+    assert stack_items(items, 0, model.padding)["x"].tolist() == [["a", ""], ["b", "c"]]

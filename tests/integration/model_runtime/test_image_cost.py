@@ -96,7 +96,7 @@ def gif(before: bytes) -> bytes:
 
 
 def av1_units(count: int) -> bytes:
-    """An AVIF whose image is a sequence header and so many empty units, at the end of the file."""
+    """An AVIF whose image is a sequence header and a number of empty units, at the end of the file."""
     whole = bytearray(encoded("AVIF"))
     extent = whole.index(b"iloc") + 4 + 4 + 2 + 2 + 2 + 2 + 2  # its offset, before its length
     whole[extent + 4 : extent + 8] = struct.pack(">I", struct.unpack_from(">I", whole, extent + 4)[0] + 2 * count)

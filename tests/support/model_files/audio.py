@@ -34,7 +34,7 @@ def encode(samples: NDArray[Any], rate: int = RATE, file_format: str = "WAV", en
 
 
 def steps(*levels: float, each: int = RATE // 4) -> bytes:
-    """A WAV file of the model's rate with so many samples at each level; levels of n / 32768 are exact."""
+    """A WAV file of the model's rate with this number of samples at each level; levels of n / 32768 are exact."""
     return encode(np.repeat(np.array(levels, np.float32), each))
 
 

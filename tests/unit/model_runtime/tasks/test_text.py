@@ -116,6 +116,12 @@ def test_a_model_that_padding_changes_is_not_padded(tmp_path: Path) -> None:
     assert "padding: padding changes an answer" in refusal(tmp_path)
 
 
+def test_padding_of_very_short_texts_is_checked_too(tmp_path: Path) -> None:
+    """With 4 tokens at most, texts of 3 and 4 tokens would still be padded."""
+    text.careless_encoder(tmp_path, toml=f"{EMBEDDING}max_tokens = 4")
+    assert "items are not padded" in load(tmp_path).card()["batch_note"]
+
+
 def test_a_model_that_is_not_batched_is_not_padded(tmp_path: Path) -> None:
     text.encoder(tmp_path, toml='task = "text-embedding"\nbatching = "off"')
     model = load(tmp_path)
