@@ -363,7 +363,7 @@ def _measure_lengths(
     folder: ModelFolder, engine: AnyEngine, task: Task, padding: Padding, stored: StoredProfile | None
 ) -> tuple[Profile, LengthCosts]:
     """Return the profile of a model whose items differ in length, and its costs, which are always measured."""
-    row = make_timing_row(engine, task, padding)
+    row = make_timing_row(folder, engine, task, padding)
     measured = _measure(folder, engine, [row] if row else ())
     costs = length_costs(measured, padding.length_of(row)) if row else LengthCosts()
     if stored is not None or folder.spec.max_batch is not None:

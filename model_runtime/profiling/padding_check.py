@@ -68,13 +68,13 @@ def decide_padding(
     return replace(padding, is_used=False)
 
 
-def make_timing_row(engine: AnyEngine, task: Task, padding: Padding) -> Row | None:
-    """Return a row of MEASURED_LENGTH to time runs with; None if none runs."""
+def make_timing_row(folder: ModelFolder, engine: AnyEngine, task: Task, padding: Padding) -> Row | None:
+    """Return a row of MEASURED_LENGTH to time runs with; None if none runs. Raises ModelError if the device is lost."""
     try:
         return _made_rows(engine, task, padding, [MEASURED_LENGTH])[0]
     except RunFailed as error:
         if error.fault == "device":
-            raise
+            raise ModelError(folder.onnx, None, f"the device was lost while a row was tried: {error}") from error
         return None
 
 
