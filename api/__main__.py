@@ -19,11 +19,14 @@ with fast_imports():
     from pydantic import ValidationError
 
     from api.app import create_app
-    from api.asgi.connection_limits import ConnectionLimits
-    from api.asgi.protocol import protocol_with_limits, sweep_connections
+    from api.asgi.connection_limits import ConnectionLimits, sweep_connections
+    from api.asgi.protocol import protocol_with_limits
+    from api.asgi.request_observer import RequestObserver
     from api.gateway.gateway import Gateway
+    from api.metrics.process_counters import ProcessCounters
     from api.settings import GatewaySettings
     from jobs.bulk.settings import BulkSettings
+    from jobs.config import logs
     from jobs.config.settings_agreement import QueueMismatch, check_shards_at_start
     from jobs.config.settings_base import EX_CONFIG, format_validation_error
     from jobs.redis_client.client import RedisClient
@@ -69,6 +72,7 @@ class GatewayServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            self._gateway.metrics.connections = self.server_state.connections
             self._gateway.supervisor.start(sweep_connections(self.server_state.connections, self._limits))
         if self._up_fd is not None and self.started:
             os.write(self._up_fd, b"\n")
@@ -84,13 +88,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="jitney api", description="Serve the HTTP API.", epilog=epilog)
     parser.add_argument("--fd", type=int, help="listening socket to use instead of JITNEY_HOST and JITNEY_PORT")
     parser.add_argument("--up-fd", type=int, help="file descriptor that receives a line once requests are served")
+    parser.add_argument("--counters-fd", type=int, help="file for the counters of all processes that share the port")
+    parser.add_argument("--counters-slot", type=int, default=0, help="this process's place in that file")
+    parser.add_argument("--counters-slots", type=int, default=1, help="number of these processes")
     args = parser.parse_args(argv)
     try:
         settings, store_settings, bulk = GatewaySettings(), StoreSettings(), BulkSettings()
     except ValidationError as error:
         sys.stderr.write(f"jitney api: {format_validation_error(error)}\n")
         return EX_CONFIG
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s api %(levelname)s %(message)s")
+    logs.set_up("api", settings.log_level, settings.log_format)
     # Invalid requests get an error response. They are not logged.
     logging.getLogger("uvicorn").setLevel(max(logging.ERROR, logging.root.level))
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
@@ -104,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     on_loopback = ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
     store = JobStore(store_settings, RedisClient.of(store_settings))
     settings = settings.model_copy(update={"max_connections": _limit_connections(settings.max_connections)})
-    gateway = Gateway(settings, store, bulk, on_loopback=on_loopback)
+    counters = ProcessCounters(args.counters_fd, args.counters_slot, args.counters_slots)
+    gateway = Gateway(settings, store, bulk, on_loopback=on_loopback, process_counters=counters)
     limits = ConnectionLimits(
         head_bytes=settings.max_header_bytes,
         header_timeout_s=settings.header_timeout_s,
@@ -117,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     config = uvicorn.Config(
         create_app(gateway),
-        http=protocol_with_limits(limits),
+        http=protocol_with_limits(limits, RequestObserver(gateway.process_counters, writes_log=settings.access_log)),
         ws="none",
         log_config=None,
         access_log=False,

@@ -1,10 +1,9 @@
 """Defines the settings of a gateway process, read from `JITNEY_…` environment variables."""
 
-from typing import Literal
-
 from pydantic import Field, ValidationInfo, field_validator
 
 from api.auth.authentication import AnonymousAccess
+from jobs.config.logs import LogFormat, LogLevel
 from jobs.config.settings_base import SETTINGS_CONFIG, environment_names
 from jobs.store.settings import AddressPolicySettings
 
@@ -101,7 +100,9 @@ class GatewaySettings(AddressPolicySettings):
     webhook_secret_overlap_s: float = Field(
         86_400, gt=0, description="time after a secret rotation in which webhooks are also signed with the old secret"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
+    log_level: LogLevel = Field("info", description="debug, info, warning or error")
+    log_format: LogFormat = Field("text", description="text or json: one line, or one JSON object, a message")
+    access_log: bool = Field(default=False, description="log each request: method, path, status, time, tenant and id")
 
     @field_validator("max_buffered_body_bytes")
     @classmethod

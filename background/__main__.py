@@ -12,6 +12,7 @@ with fast_imports():
 
     from background.settings import BackgroundSettings
     from jobs.bulk.settings import BulkSettings
+    from jobs.config import logs
     from jobs.config.settings_base import EX_CONFIG, format_validation_error
     from jobs.store.settings import StoreSettings
 
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValidationError as error:
         sys.stderr.write(f"jitney background: {format_validation_error(error)}\n")
         return EX_CONFIG
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s background %(levelname)s %(message)s")
+    logs.set_up("background", settings.log_level, settings.log_format)
     logging.getLogger("httpcore2").setLevel(max(logging.INFO, logging.root.level))  # its debug log has every header
     with fast_imports():
         from background.process import run  # noqa: PLC0415 (importing rq is slow and reads RQ_KEY_PREFIX)

@@ -34,6 +34,7 @@ class Dispatcher:
     lease_due: LeaseDue
     slots: int
     poll_s: float
+    queued: int = 0  # rq jobs that waited for a thread at the last look
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wake(self) -> None:
@@ -57,8 +58,8 @@ class Dispatcher:
     async def _dispatch_once(self) -> float:
         """Dispatch the work that is due; returns the seconds to wait for the next call unless woken."""
         loop, kind = asyncio.get_running_loop(), self.kind
-        queued = await loop.run_in_executor(self.thread, self.rq_pool.queued, kind)
-        room, wait_s = self.slots - self.rq_pool.busy[kind] - queued, self.poll_s
+        self.queued = await loop.run_in_executor(self.thread, self.rq_pool.queued, kind)
+        room, wait_s = self.slots - self.rq_pool.busy[kind] - self.queued, self.poll_s
         for root in self.roots:
             if room <= 0:
                 break

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from background.bulk.step_runner import BulkStepRunner
 from background.dispatcher import Dispatcher
+from background.metrics import BackgroundMetrics
 from background.rq_pool import BULK, Attempts, RqPool
 from background.settings import BackgroundSettings
 from background.webhooks.sender import Sender
@@ -113,10 +114,11 @@ async def _run_until_stopped(settings: BackgroundSettings, bulk: BulkSettings, s
 
     listener = Subscriber(connection, [keys.OUTBOX, keys.INVALIDATION], on_notification, on_connect)
     slots = {dispatcher.kind: dispatcher.slots for dispatcher in dispatchers}
+    metrics = BackgroundMetrics(connection, this_process.id, settings.metrics_flush_s, dispatchers)
     rq_pool.start(slots)
     sweep = _sweep_files(bulk.bulk_sweep_s, store, storage)
     work_loops = (*(dispatcher.run() for dispatcher in dispatchers), sweep, listener.run())
-    refresh_loops = (agreement.run_until_mismatch(), limits.run(AGREEMENT_POLL_S))
+    refresh_loops = (agreement.run_until_mismatch(), limits.run(AGREEMENT_POLL_S), *metrics.loops())
     log.info("delivering webhooks: %d at a time, and %d to slow endpoints", slots["fast"], slots["slow"])
     supervisor = TaskSupervisor()
     for work_loop in (*work_loops, *refresh_loops):
@@ -127,6 +129,7 @@ async def _run_until_stopped(settings: BackgroundSettings, bulk: BulkSettings, s
     await step_runner.aclose()
     await sender.close(settings.background_drain_s)
     with suppress(StoreUnavailable):
+        await metrics.close()
         await agreement.withdraw()
     log.info("stopped")
     supervisor.raise_failures()

@@ -2,10 +2,11 @@
 
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from jobs.config.logs import LogFormat, LogLevel
 from jobs.config.settings_base import MAX_SECONDS, SETTINGS_CONFIG
 from jobs.redis_client import redis_url
 from jobs.store.settings import AddressPolicySettings
@@ -70,7 +71,9 @@ class BackgroundSettings(AddressPolicySettings):
     )
     background_drain_s: float = Field(2, gt=0, description="on SIGTERM: time to finish the attempts under way")
     default_model: str = Field("", description="model for bulk lines that name none, if several are served")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
+    metrics_flush_s: float = Field(1, gt=0, description="time between two writes of metrics to Redis")
+    log_level: LogLevel = Field("info", description="debug, info, warning or error")
+    log_format: LogFormat = Field("text", description="text or json: one line, or one JSON object, a message")
 
     @field_validator("webhook_schedule")
     @classmethod

@@ -22,7 +22,7 @@ async def run(args: argparse.Namespace, connection: RedisClient) -> int:
 
 
 async def _create_key(connection: RedisClient, args: argparse.Namespace) -> int:
-    key, text = await api_keys.create_key(connection, args.tenant, "admin" if args.admin else "key", args.note)
+    key, text = await api_keys.create_key(connection, args.tenant, args.role, args.note)
     print(text)
     print(f"key {key.id} of tenant {key.tenant}, role {key.role}; it is shown only once", file=sys.stderr)
     return 0
@@ -37,10 +37,10 @@ async def _revoke_key(connection: RedisClient, key_id: str) -> int:
 
 
 def _list_keys(known: dict[str, ApiKey]) -> int:
-    print(f"{'id':16}  {'tenant':20}  {'role':5}  {'created':16}  note")
+    print(f"{'id':16}  {'tenant':20}  {'role':7}  {'created':16}  note")
     for key_id, key in sorted(known.items(), key=lambda item: item[1].created_s):
         created = time.strftime("%Y-%m-%d %H:%M", time.gmtime(key.created_s))
-        print(f"{key_id:16}  {key.tenant or '(not readable)':20}  {key.role:5}  {created:16}  {key.note}".rstrip())
+        print(f"{key_id:16}  {key.tenant or '(not readable)':20}  {key.role:7}  {created:16}  {key.note}".rstrip())
     return 0
 
 
@@ -55,7 +55,14 @@ def main(argv: Sequence[str]) -> int:
     verbs = parser.add_subparsers(dest="what", required=True, metavar="create|list|revoke")
     create = verbs.add_parser("create", help="create a key and print it once")
     create.add_argument("--tenant", type=parse_tenant, required=True, help="the tenant of the jobs sent with this key")
-    create.add_argument("--admin", action="store_true", help="also allow /metrics and the dead letters of all tenants")
+    role = create.add_mutually_exclusive_group()
+    role.add_argument(
+        "--role",
+        choices=api_keys.ROLES,
+        default="key",
+        help="key: own jobs; admin: everything; metrics: /metrics and /metrics/process alone (default: key)",
+    )
+    role.add_argument("--admin", dest="role", action="store_const", const="admin", help="the same as --role admin")
     create.add_argument("--note", type=_parse_note, default="", help="a comment that `list` shows")
     verbs.add_parser("list", help="list ids, tenants and roles of all keys, but not the keys themselves")
     revoke = verbs.add_parser("revoke", help="revoke a key")

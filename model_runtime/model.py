@@ -205,6 +205,11 @@ class Model:
         return self._engine.gpu is not None
 
     @property
+    def gpu(self) -> int | None:
+        """Return the CUDA device number of the GPU that runs the model; None on a CPU."""
+        return self._engine.gpu
+
+    @property
     def running_on(self) -> str:
         """Describe the provider and device that run the model, in one line."""
         engine = self._engine

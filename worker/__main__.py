@@ -12,6 +12,7 @@ from jobs.config.fast_imports import fast_imports
 with fast_imports():
     from pydantic import ValidationError
 
+    from jobs.config import logs
     from jobs.config.settings_base import EX_CONFIG, format_validation_error
     from jobs.store.settings import StoreSettings
     from model_runtime.cpus import bind_process
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValidationError as error:
         sys.stderr.write(f"jitney worker: {format_validation_error(error)}\n")
         return EX_CONFIG
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s worker %(levelname)s %(message)s")
+    logs.set_up("worker", settings.log_level, settings.log_format)
     logging.getLogger("PIL").setLevel(max(logging.INFO, logging.root.level))  # its debug log has every image chunk
     if find_spec("onnxruntime") is None:
         sys.stderr.write(

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from jobs.metrics.cpu_time import CpuMeter
+from jobs.metrics.process_reports import ProcessReporter
 from jobs.models import worker_registry
 from jobs.models.worker_registry import WorkerReport
 from jobs.redis_client.client import RedisClient
@@ -14,6 +15,7 @@ from jobs.store.job_store import JobStore
 from worker.execution.device import Device
 from worker.execution.model_runner import ModelRunner
 from worker.execution.pending_items import PendingItems
+from worker.gpu_meter import GpuMeter
 from worker.versions.digest_agreement import DigestAgreement
 
 log = logging.getLogger("jitney.worker")
@@ -82,8 +84,13 @@ async def renew_leases(store: JobStore, worker_id: str, pending_items: Sequence[
             device.stop_if_abandoned(pending)
 
 
-async def flush_metrics(connection: RedisClient, runners: ModelRunners, meter: CpuMeter) -> None:
+async def flush_metrics(
+    connection: RedisClient, runners: ModelRunners, meter: CpuMeter, reporter: ProcessReporter, gpus: GpuMeter
+) -> None:
     """Flush the metrics once."""
     await meter.tell(connection)
+    running = {name: len(runner.pending.held()) for name, runner in runners.items()}
+    indexes = {runner.model.gpu for runner in runners.values() if runner.model.gpu is not None}
+    await reporter.tell(connection, running=running, gpus=gpus.read(indexes))
     for runner in [*runners.values()]:
         await runner.histogram_buffer.tell(connection, runner.model.name)

@@ -1,10 +1,11 @@
 """Settings of a worker, read from the environment."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator
 
+from jobs.config.logs import LogFormat, LogLevel
 from jobs.config.settings_base import SETTINGS_CONFIG, Settings
 from model_runtime.cpus import Cpus, read_cpus, usable_cpus
 
@@ -60,7 +61,8 @@ class WorkerSettings(Settings):
         gt=0,
         description="a run that goes on this long after its stop, or after a short time was expected, ends its worker",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
+    log_level: LogLevel = Field("info", description="debug, info, warning or error")
+    log_format: LogFormat = Field("text", description="text or json: one line, or one JSON object, a message")
 
     @property
     def chosen(self) -> list[str]:

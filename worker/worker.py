@@ -14,6 +14,7 @@ from jobs.config.settings_agreement import Process, SettingsAgreement
 from jobs.contract.errors import StoreUnavailable
 from jobs.contract.job import ClaimedJob, Handoff
 from jobs.metrics import cpu_time, heap_trim
+from jobs.metrics.process_reports import ProcessReporter
 from jobs.models import rollout_plan, worker_registry
 from jobs.models.worker_registry import WorkerReport
 from jobs.redis_client import keys
@@ -32,6 +33,7 @@ from worker.execution.isolation_gate import IsolationGate
 from worker.execution.long_run_separation import LongRunSeparation
 from worker.execution.model_runner import WorkerResources
 from worker.fair_thread_pool import FairThreadPool
+from worker.gpu_meter import GpuMeter
 from worker.settings import WorkerSettings
 from worker.versions.digest_agreement import DigestAgreement
 from worker.versions.load_crash_log import LoadCrashLog
@@ -55,7 +57,8 @@ class Worker:
         self.threads = FairThreadPool(settings.decode_threads)
         threads = self.threads.size + settings.max_concurrent_runs + 1  # plus device threads and the event loop
         self.journal = InFlightJournal(journal, self.id, threads, max(2 * settings.decode_threads, MAX_BATCH_ITEMS))
-        self.meter = cpu_time.CpuMeter(cpu_time.WORKER)
+        self.meter, self.gpus = cpu_time.CpuMeter(cpu_time.WORKER), GpuMeter()
+        self.reporter = ProcessReporter("worker", self.id, settings.metrics_flush_s)
         channels = [keys.wake_channel(self.id), keys.INVALIDATION]
         self.listener = Subscriber(store.connection, channels, self._on_notification, self._wake_all)
         output_writer = OutputWriter(store.connection, store.settings.lease_s, store.settings.output_watermark)
@@ -102,7 +105,7 @@ class Worker:
         renewals = heartbeat.run_periodically(renew, interval_s, "renew leases")
         metrics = heartbeat.run_periodically(self._flush_metrics, self.settings.metrics_flush_s, "flush metrics")
         refreshes = (self.agreement.run_until_mismatch(), self.limits.run(interval_s))
-        watchdogs = (self._watch_threads(), heap_trim.run(interval_s))
+        watchdogs = (self._watch_threads(), heap_trim.run(interval_s), self.reporter.loop_delay.run())
         for loop in (renewals, metrics, *refreshes, *watchdogs, self.registration.run(), self.listener.run()):
             self.supervisor.start(loop)
         if self.settings.separate_long_runs:
@@ -130,13 +133,15 @@ class Worker:
                 os._exit(EX_SOFTWARE)
 
     async def _flush_metrics(self) -> None:
-        await heartbeat.flush_metrics(self.store.connection, self.loaded_models.runners, self.meter)
+        connection, runners = self.store.connection, self.loaded_models.runners
+        await heartbeat.flush_metrics(connection, runners, self.meter, self.reporter, self.gpus)
 
     async def _deregister(self) -> None:
         self.device.close()
         self.threads.close()
         try:
             await self._flush_metrics()
+            await self.reporter.withdraw(self.store.connection)
             await worker_registry.deregister_worker(self.store.connection, self.id)
             await self.digest_agreement.forget([*self.digest_agreement.announced])
             await self.agreement.withdraw()

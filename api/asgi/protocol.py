@@ -8,7 +8,7 @@ import asyncio
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final, NoReturn, cast
 
@@ -20,6 +20,7 @@ from api.asgi import single_write
 from api.asgi.connection_limits import ConnectionLimits, ConnectionTable
 from api.asgi.request import parse_url
 from api.asgi.request_boundaries import RequestSplitter
+from api.asgi.request_observer import HUNG_UP, REQUEST_ID, RequestObserver
 from api.asgi.responses import error_response
 from api.asgi.tenant_budgets import RETRY_AFTER_S
 from jobs.contract.errors import JitneyError, QueueFull, Refused, RetryLater
@@ -30,7 +31,6 @@ BODYLESS_METHODS: Final = frozenset({"GET", "HEAD"})  # a body has no meaning th
 HTTP_VERSIONS: Final = ("1.1", "1.0")
 UPLOAD_PATH: Final = b"/v1/files"  # its body may be large: the timeout grows with the bytes received
 LINGER_S: Final = 1.0  # before closing, so that an early response can reach the caller
-SWEEPS_PER_LIMIT: Final = 10
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 s
 
 
@@ -39,6 +39,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     cycle: single_write.SingleWriteCycle
     limits = ConnectionLimits()
+    observer = RequestObserver()
     table = ConnectionTable(limits.buffers_bytes)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -69,6 +70,8 @@ class GatewayProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.table.forget(self)
         self._held = b""
+        if self.cycle is not None and not self.cycle.is_observed:
+            self.cycle.observe(HUNG_UP)
         super().connection_lost(exc)
 
     # ---- receiving
@@ -169,7 +172,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._framing.expect_body(self._declared_bytes(fields))
         if b"expect" in fields and (b"expect", b"100-continue") in [(n, v.lower()) for n, v in self.headers]:
             self.expect_100_continue = True
-        self._begin()
+        self._begin(fields.get(b"x-request-id", b""))
         self._idle_since, self._head_since = None, None
         self._body_since, self._upload_bytes = self.loop.time(), 0
         self._is_upload = self.url.startswith(UPLOAD_PATH) and self.url.partition(b"?")[0] == UPLOAD_PATH
@@ -194,7 +197,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._refusal = refusal
         raise refusal
 
-    def _begin(self) -> None:
+    def _begin(self, request_id: bytes) -> None:
         """Start the app for a request whose head is complete."""
         parser = self.parser
         path, raw_path, query = parse_url(self.url)
@@ -216,6 +219,7 @@ class GatewayProtocol(HttpToolsProtocol):
             "query_string": query,
             "headers": self.headers,
             "extensions": self._extensions,
+            "request_id": request_id if request_id and REQUEST_ID.fullmatch(request_id) else b"",
             "state": self.app_state.copy(),
         }
         self.cycle = cycle = single_write.SingleWriteCycle(
@@ -224,6 +228,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self.flow,
             self.server_state,
             self.on_response_complete,
+            self.observer,
             expects_100_continue=self.expect_100_continue,
             keep_alive=version != "1.0" and parser.should_keep_alive(),
         )
@@ -368,7 +373,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self.cycle.disconnected = True  # the app stops waiting for the body
             self.cycle.wake()
         response = error_response(error, self.url.partition(b"?")[0].decode("latin-1"))
-        fields = response.common_fields()
+        fields = response.common_fields() + self.observer.refused(self.cycle, response.status)
         head = single_write.encode_head(response.status, response.headers, closes=True, encoded=fields)
         self.transport.write(head + response.body)
         self._end()
@@ -384,17 +389,10 @@ class GatewayProtocol(HttpToolsProtocol):
         self.loop.call_later(LINGER_S, self.transport.abort)
 
 
-def protocol_with_limits(limits: ConnectionLimits) -> type[GatewayProtocol]:
-    attributes = {"limits": limits, "table": ConnectionTable(limits.buffers_bytes)}
+def protocol_with_limits(limits: ConnectionLimits, observer: RequestObserver | None = None) -> type[GatewayProtocol]:
+    attributes = {
+        "limits": limits,
+        "observer": observer or RequestObserver(),
+        "table": ConnectionTable(limits.buffers_bytes),
+    }
     return type("LimitedProtocol", (GatewayProtocol,), attributes)
-
-
-async def sweep_connections(connections: Iterable[Any], limits: ConnectionLimits) -> None:
-    """Check the timeouts of all connections periodically until cancelled."""
-    loop = asyncio.get_running_loop()
-    timeouts = limits.header_timeout_s, limits.body_timeout_s, limits.send_timeout_s, limits.keepalive_timeout_s
-    while True:
-        await asyncio.sleep(min(timeouts) / SWEEPS_PER_LIMIT)
-        now = loop.time()
-        for connection in list(connections):
-            connection.check(now)

@@ -50,11 +50,17 @@ class Request:
         self.method: str = scope["method"]
         self.query_string: bytes = scope["query_string"]
         self._scope = scope
+        self.given_id: str = scope["request_id"].decode() if scope.get("request_id") else ""  # X-Request-ID, if valid
         self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
         extensions = scope.get("extensions")
         connection = extensions.get(WHOLE_RESPONSE) if extensions else None
         # Ends this request to free memory (api/asgi/protocol.py); None if the server cannot.
         self.evict: Callable[[], None] | None = connection["evict"] if connection else None
+
+    def identify(self, job_id: str) -> None:
+        """Name this request by the job that it submitted, if its caller has not named it."""
+        if not self._scope.get("request_id"):
+            self._scope["request_id"] = job_id.encode()
 
     def header(self, name: bytes) -> str:
         """Return the value of a header, or an empty string."""

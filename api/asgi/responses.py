@@ -10,6 +10,7 @@ import orjson
 
 from api.asgi.single_write import WHOLE_RESPONSE, encode_fields
 from jobs.contract.errors import JitneyError, RetryLater
+from jobs.metrics.refusals import count_refusal
 
 log = logging.getLogger("jitney.api")
 
@@ -62,7 +63,13 @@ def submit_response(body: bytes, headers: Sequence[Header], *, is_final: bool) -
     return HttpResponse(200, body, headers) if is_final else HttpResponse(202, body, (*headers, RETRY_AFTER_HEADER))
 
 
-def error_response(error: JitneyError, path: str, headers: Sequence[Header] = (), **more: Any) -> HttpResponse:
+def error_response(error: JitneyError, path: str, headers: Sequence[Header] = ()) -> HttpResponse:
+    """Return the response for an error as `build_error_response`, and count the refusal."""
+    count_refusal(error)
+    return build_error_response(error, path, headers)
+
+
+def build_error_response(error: JitneyError, path: str, headers: Sequence[Header] = (), **more: Any) -> HttpResponse:
     """Return the response for an error, in the format of the path's prefix (`_ERROR_FORMATS`, else problem+json).
 
     `more` holds fields to add to those of the error.

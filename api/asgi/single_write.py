@@ -11,6 +11,7 @@ The app receives HEAD as GET. Only the head is sent, with the Content-Length tha
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -18,6 +19,8 @@ from typing import Any, Final
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 from uvicorn.server import ServerState
+
+from api.asgi.request_observer import RequestObserver
 
 log = logging.getLogger("uvicorn.error")
 
@@ -89,29 +92,42 @@ class SingleWriteCycle(RequestResponseCycle):
     task: asyncio.Task[None]  # runs `run_asgi`
     chunked_encoding = None
     expected_content_length = 0
+    status = 0  # of the response
+    is_observed = False  # the request has been counted
     is_answered_early = False  # the response was sent before the request was received
     _is_read = False  # the app has received the whole body
     arrival: asyncio.Event | None = None
 
-    def __init__(  # uvicorn's constructor would create an Event and set attributes that are seldom used
+    def __init__(  # noqa: PLR0917 # uvicorn's constructor would create an Event and set attributes that are seldom used
         self,
         scope: Any,
         transport: SingleWriteTransport,
         flow: FlowControl,
         server_state: ServerState,
         on_response: Callable[[], None],
+        observer: RequestObserver,
         *,
         expects_100_continue: bool,
         keep_alive: bool,
     ) -> None:
         self.scope, self.transport, self.flow = scope, transport, flow
         self.logger, self.default_headers = log, server_state.default_headers
-        self.on_response = on_response
+        self._on_response, self._observer, self._began = on_response, observer, time.monotonic()
         self.waiting_for_100_continue, self.keep_alive = expects_100_continue, keep_alive
         self._tasks = server_state.tasks
         self._is_head = scope["method"] == "HEAD"
         if self._is_head:
             scope["method"] = "GET"
+
+    def on_response(self) -> None:  # uvicorn has an attribute in its place
+        """Observe the request, and tell the connection that its response is complete."""
+        self.observe(self.status)
+        self._on_response()
+
+    def observe(self, status: int) -> None:
+        """Count the request, which has ended with this status."""
+        self.is_observed = True
+        self._observer.ended(self.scope, status, time.monotonic() - self._began)
 
     @property
     def message_event(self) -> asyncio.Event:  # type: ignore[override]
@@ -196,7 +212,9 @@ class SingleWriteCycle(RequestResponseCycle):
         self.waiting_for_100_continue = False
         self.is_answered_early = self.more_body
         closes = self.is_answered_early or not self.keep_alive
-        head = encode_head(message["status"], message["headers"], closes=closes, encoded=message.get("encoded", b""))
+        self.status = message["status"]
+        encoded = message.get("encoded", b"") + self._observer.id_field(self.scope)
+        head = encode_head(self.status, message["headers"], closes=closes, encoded=encoded)
         self.transport.write_and_flush(head if self._is_head else head + message["body"])
         self.wake()
         if not self.keep_alive:
@@ -205,9 +223,12 @@ class SingleWriteCycle(RequestResponseCycle):
 
     async def _send_part(self, message: Any) -> None:
         """Send a part of a response through uvicorn."""
-        if self.more_body and not self.response_started:
-            self.is_answered_early = True
-            message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+        if not self.response_started:
+            headers = [*message.get("headers", ()), (b"x-request-id", self._observer.id_of(self.scope))]
+            if self.more_body:
+                self.is_answered_early = True
+                headers.append((b"connection", b"close"))
+            message, self.status = {**message, "headers": headers}, message["status"]
         if not self._is_head:
             await super().send(message)
         elif not self.response_complete:

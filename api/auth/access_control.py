@@ -20,7 +20,7 @@ PUBLIC_PATHS: Final = frozenset(
     {"/", "/healthz", "/readyz", DOCS_PATH, *(f"{DOCS_PATH}/{name}" for name in DOCS_FILES)}
 )
 PUBLIC_PREFIX: Final = "/readyz/models/"
-ADMIN_PATHS: Final = frozenset({"/metrics"})
+METRICS_PATHS: Final = frozenset({"/metrics", "/metrics/process"})  # for the roles admin and metrics
 MODELS_PREFIX: Final = "/v1/models/"  # any key may read here, but only an admin may change anything
 
 
@@ -36,8 +36,13 @@ class AccessControl:
         if request.path in PUBLIC_PATHS or request.path.startswith(PUBLIC_PREFIX):
             return None
         caller = self._callers.find(request)
-        changes_models = request.path.startswith(MODELS_PREFIX) and request.method != "GET"
-        if (request.path in ADMIN_PATHS or changes_models) and not caller.is_admin:
+        if request.path in METRICS_PATHS:
+            if not (caller.is_admin or caller.reads_metrics_only):
+                raise Refused("forbidden", f"{request.path} needs an API key with the role admin or metrics")
+            return caller
+        if caller.reads_metrics_only:
+            raise Refused("forbidden", "an API key with the role metrics may read /metrics and /metrics/process alone")
+        if request.path.startswith(MODELS_PREFIX) and request.method != "GET" and not caller.is_admin:
             raise Refused("forbidden", f"{request.path[:200]} needs an API key with the role admin")
         return caller
 

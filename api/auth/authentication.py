@@ -26,11 +26,15 @@ _NO_DIGEST: Final = api_keys.hash_key("")
 
 
 class Caller(NamedTuple):
-    """The sender of a request. An admin may read other tenants' data; `key_id` is empty without a key."""
+    """The sender of a request. An admin may read other tenants' data; `key_id` is empty without a key.
+
+    `reads_metrics_only`: its key has the role metrics.
+    """
 
     tenant: str
     is_admin: bool
     key_id: str = ""
+    reads_metrics_only: bool = False
 
 
 ANONYMOUS: Final = Caller(DEFAULT_TENANT, is_admin=True)
@@ -86,7 +90,7 @@ class Authenticator(PeriodicRefresh):
         # Compare in constant time, also if the key is unknown.
         if not hmac.compare_digest(api_keys.hash_key(secret), key.digest if key else _NO_DIGEST) or key is None:
             raise Refused("unauthorized", "unknown API key; it may have been revoked")
-        return Caller(key.tenant, key.role == "admin", key.id)
+        return Caller(key.tenant, key.role == "admin", key.id, key.role == "metrics")
 
     def is_known(self, caller: Caller) -> bool:
         """Return whether an accepted caller would still be accepted, for responses that last long."""

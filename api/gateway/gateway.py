@@ -18,6 +18,8 @@ from api.gateway.output_streams import PIECES_HELD, OutputStreams
 from api.gateway.retry_after import RetryAfterEstimator
 from api.gateway.rollout_controller import RolloutController
 from api.gateway.submit_coalescer import SubmitCoalescer
+from api.metrics.gateway_metrics import GatewayMetrics
+from api.metrics.process_counters import ProcessCounters
 from api.settings import GatewaySettings
 from jobs.bulk.open_storage import open_storage
 from jobs.bulk.settings import BulkSettings
@@ -48,7 +50,13 @@ class Gateway:
     """One gateway process: the settings, the job store, the catalog, the budgets and the background loops."""
 
     def __init__(
-        self, settings: GatewaySettings, store: JobStore, bulk: BulkSettings, *, on_loopback: bool = True
+        self,
+        settings: GatewaySettings,
+        store: JobStore,
+        bulk: BulkSettings,
+        *,
+        on_loopback: bool = True,
+        process_counters: ProcessCounters | None = None,
     ) -> None:
         self.id = secrets.token_hex(8)
         self.settings, self.store = settings, store
@@ -63,6 +71,8 @@ class Gateway:
         process = Process.this("gateway", self.id, settings, store.settings, bulk)
         compare_s = max(MIN_COMPARE_INTERVAL_S, settings.model_refresh_s)
         self.agreement = SettingsAgreement(store.connection, process, store.settings.shards, compare_s)
+        self.process_counters = process_counters or ProcessCounters()
+        self.metrics = GatewayMetrics(store.connection, self.id, settings.metrics_flush_s, self.process_counters)
         self.limits = StoredLimits(store.connection, store.tenants)
         self.is_draining = False  # /readyz returns 503, so that load balancers send no more requests
         self.exit_code = 0  # set when the gateway stops itself
@@ -106,12 +116,14 @@ class Gateway:
         start(self._refresh_models_periodically())
         start(maintenance.watch_server(self.retry_after, self.watermark, store, settings.model_refresh_s))
         start(maintenance.run_sweeps(store, settings.sweep_interval_s, lambda: self.catalog.cluster.longest_lease_s))
-        start(maintenance.flush_cpu_time(store.connection, settings.metrics_flush_s))
+        start(self.metrics.run())
+        start(self.metrics.measure_delay())
         start(heap_trim.run(settings.sweep_interval_s))
 
     async def stop(self) -> None:
         await self.supervisor.cancel()
         with suppress(StoreUnavailable):
+            await self.metrics.close()
             await self.agreement.withdraw()
         await self.store.connection.aclose()
 

@@ -1,4 +1,4 @@
-"""Runs the gateway's periodic maintenance: sweeps of the queue, throughput and memory checks, CPU time metrics.
+"""Runs the gateway's periodic maintenance: sweeps of the queue, throughput and memory checks.
 
 Any number of gateways may run it at the same time.
 """
@@ -14,9 +14,7 @@ from api.gateway.lease_grace import LeaseGracePeriod
 from api.gateway.memory_watermark import MemoryWatermark
 from api.gateway.retry_after import RetryAfterEstimator
 from jobs.contract.errors import StoreUnavailable
-from jobs.metrics import cpu_time
 from jobs.metrics.server_memory import read_server_memory
-from jobs.redis_client.client import RedisClient
 from jobs.redis_client.outage_log import OutageLog
 from jobs.store import maintenance, outputs
 from jobs.store.job_store import JobStore
@@ -71,12 +69,3 @@ async def watch_server(
             watermark.output_bytes = (await outputs.count_kept_bytes(store.connection, store.settings.shards))[""]
             watermark.observe(await read_server_memory(store.connection))
         await asyncio.sleep(interval_s)
-
-
-async def flush_cpu_time(connection: RedisClient, interval_s: float) -> None:
-    """Add this process's CPU time to the metrics periodically until cancelled."""
-    meter = cpu_time.CpuMeter(cpu_time.GATEWAY)
-    while True:
-        await asyncio.sleep(interval_s)
-        with suppress(StoreUnavailable):
-            await meter.tell(connection)

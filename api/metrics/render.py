@@ -3,15 +3,14 @@
 Every gateway reports the same values. Scrape one gateway, or take the maximum of several; never add them up.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import generate_latest
-from prometheus_client.registry import Collector, CollectorRegistry
 
 from api.gateway.gateway import Gateway
-from api.metrics import config_differences
-from jobs.metrics import cpu_time
+from api.metrics import config_differences, processes
+from api.metrics.exposition import to_text
+from jobs.metrics import cpu_time, process_reports, refusals
 from jobs.metrics import histograms as stats
 from jobs.metrics.server_memory import read_server_memory
 from jobs.models import version_routing
@@ -19,12 +18,11 @@ from jobs.redis_client import durability
 from jobs.store import dead_letters, outputs
 from jobs.webhooks.outbox import FIRST_ATTEMPT_BUCKETS_MS
 
-CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-
 # Event of the store's counts (`<event>:<model>[:<label>…]`) → metric name, help text, labels besides the model.
 _EVENTS = {
     "submitted": ("jitney_jobs_submitted", "Jobs accepted"),
     "finished": ("jitney_jobs_finished", "Jobs that became final", "outcome"),
+    "failed": ("jitney_jobs_failed", "Jobs that failed, by error code", "code"),
     "outcomes": ("jitney_version_jobs_finished", "Jobs that became final, by version", "version", "outcome"),
     "faults": ("jitney_version_faults", "Jobs that failed through no fault of their caller", "version"),
     "kills": ("jitney_version_kills", "Workers that died while they ran jobs of a version", "version"),
@@ -36,26 +34,13 @@ _EVENTS = {
 _BEGUN = {"webhooks": "posted", "bulks": "opened"}  # the count of those that have begun
 
 
-class _StaticCollector(Collector):
-    """Returns metrics that were read before."""
-
-    def __init__(self, metrics: list[Metric]) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterable[Metric]:
-        return self._metrics
-
-
 async def render(gateway: Gateway) -> bytes:
     """Read all metrics and return them in Prometheus' text format; raises StoreUnavailable."""
     await gateway.refresh_models()  # so that all gateways report the same values
     cluster = gateway.catalog.cluster
     counts = await gateway.store.counts()
     histograms = await stats.read_histograms(gateway.store.connection, gateway.catalog.names())
-    depth = GaugeMetricFamily("jitney_waiting_jobs", "Jobs that wait in the queue", labels=["model", "version", "lane"])
-    for card in cluster.cards:
-        for lane, waiting in (await gateway.store.depth(card["name"], card["version"])).items():
-            depth.add_metric([card["name"], card["version"], lane], waiting)
+    waiting = await _waiting(gateway)
     shares = GaugeMetricFamily("jitney_version_share", "Share of a model's new jobs", labels=["model", "version"])
     for name in gateway.catalog.names():
         for version, percent in version_routing.compute_shares(cluster, gateway.catalog.plan(name), name).items():
@@ -89,11 +74,26 @@ async def render(gateway: Gateway) -> bytes:
     spent = CounterMetricFamily("jitney_cpu_seconds", "CPU time of all processes, by part", labels=["part"])
     for part, seconds in (await cpu_time.read_cpu_seconds(gateway.store.connection)).items():
         spent.add_metric([part], seconds)
-    registry = CollectorRegistry()
-    counted = [*_jobs(counts), *_webhooks(counts), *_bulk_jobs(counts)]
-    metrics = [*counted, depth, shares, workers, *dead, *kept_outputs, *memory, unsafe, spent]
-    registry.register(_StaticCollector([*metrics, *config_differences.families(gateway), *_histograms(histograms)]))
-    return generate_latest(registry)
+    refused = CounterMetricFamily("jitney_refusals", "Requests and jobs that were refused, by code", labels=["code"])
+    for code, count in sorted((await refusals.read_refusals(gateway.store.connection)).items()):
+        refused.add_metric([code], count)
+    counted = [*_jobs(counts), *_webhooks(counts), *_bulk_jobs(counts), refused]
+    metrics = [*counted, *waiting, shares, workers, *dead, *kept_outputs, *memory, unsafe, spent]
+    reports = await process_reports.read_reports(gateway.store.connection)
+    of_models = [*_histograms(histograms), *_batches(histograms)]
+    return to_text([*metrics, *processes.families(reports), *config_differences.families(gateway), *of_models])
+
+
+async def _waiting(gateway: Gateway) -> list[Metric]:
+    labels = ["model", "version", "lane"]
+    jobs = GaugeMetricFamily("jitney_waiting_jobs", "Jobs that wait in the queue", labels=labels)
+    oldest = GaugeMetricFamily("jitney_oldest_waiting_seconds", "Age of the oldest waiting job", labels=labels)
+    for card in gateway.catalog.cluster.cards:
+        name, version = card["name"], card["version"]
+        for lane, (count, age_s) in (await gateway.store.depth_and_ages(name, version)).items():
+            jobs.add_metric([name, version, lane], count)
+            oldest.add_metric([name, version, lane], age_s)
+    return [jobs, oldest]
 
 
 def _jobs(counts: Mapping[str, int]) -> list[Metric]:
@@ -147,6 +147,24 @@ def _histograms(by_model: Mapping[str, Mapping[str, int]]) -> list[Metric]:
             buckets, sum_us = _buckets(counts, stage, stats.BOUNDS[stage], 1000)
             stages.add_metric([model, stage], buckets, sum_us / 1e6)
     return [sizes, stages]
+
+
+def _batches(by_model: Mapping[str, Mapping[str, int]]) -> list[Metric]:
+    closed = CounterMetricFamily("jitney_batches", "Batches, by what closed them", labels=["model", "reason"])
+    splits = CounterMetricFamily("jitney_batch_splits", "Bisections of failed batches", labels=["model"])
+    work = CounterMetricFamily("jitney_batch_work", "Rows that ran, or units of length", labels=["model"])
+    padding = CounterMetricFamily("jitney_batch_padding", "Padding among them", labels=["model"])
+    undecoded = CounterMetricFamily("jitney_decode_errors", "Inputs that cannot be decoded", labels=["model", "kind"])
+    plain = {stats.SPLITS: splits, stats.WORK: work, stats.PADDING: padding}
+    labelled = {stats.CLOSED: closed, stats.UNDECODED: undecoded}
+    for model, counts in by_model.items():
+        for name, count in sorted(counts.items()):
+            counter, _, label = name.partition(":")
+            if counter in labelled:
+                labelled[counter].add_metric([model, label], count)
+            elif counter in plain:
+                plain[counter].add_metric([model], count)
+    return [*labelled.values(), *plain.values()]
 
 
 def _buckets(

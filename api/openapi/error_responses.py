@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import orjson
 
-from api.asgi.responses import error_response
+from api.asgi.responses import build_error_response
 from api.openapi.content import ContentWriter
 from api.openapi.operations import HEADERS, Operation, header_refs
 from api.openapi.schemas.errors import OpenAIError, PredictProblem, Problem
@@ -64,7 +64,7 @@ class ErrorResponses:
     def _response(self, path: str, codes: tuple[str, ...], more_headers: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
         """Return the name of the schema of an error, and its response."""
         error = _error(codes[0])
-        sent = error_response(error, path)
+        sent = build_error_response(error, path)
         example = orjson.loads(sent.body)
         schema = OpenAIError if "error" in example else PredictProblem if "success" in example else Problem
         names = {name.lower(): name for name in HEADERS}

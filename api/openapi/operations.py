@@ -268,5 +268,8 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         },
         ("model_not_found",),
     ),
+    "readProcessMetrics": Operation(
+        {200: Answer({"text/plain": _METRICS}, "Metrics in Prometheus' text format.")},
+    ),
     "readMetrics": Operation({200: Answer({"text/plain": _METRICS}, "Metrics in Prometheus' text format.")}),
 }

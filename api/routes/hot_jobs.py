@@ -23,8 +23,10 @@ from jobs.contract.errors import JitneyError, Refused
 from jobs.contract.job import Job
 from jobs.contract.job_view import job_view
 from jobs.contract.lifecycle import State
+from jobs.contract.origin import ORIGIN, Origin, read_traceparent
 
 JOBS_PATH = "/v1/jobs"
+JOB_ROUTE, OUTPUT_ROUTE = f"{JOBS_PATH}/{{job_id}}", f"{JOBS_PATH}/{{job_id}}/output"
 
 
 class HotRoutes:
@@ -41,6 +43,7 @@ class HotRoutes:
             return await self._app(scope, receive, send)
         request, path, method = Request(scope), scope["path"], scope["method"]
         budget_share: BudgetShare | None = None
+        _remember_origin(request)
         try:
             caller = scope["caller"] = self._access_control.authorize(request)
             headers, refusal = self._access_control.count_request(caller, time.monotonic())
@@ -51,21 +54,32 @@ class HotRoutes:
                 budget_share = self._requests.hold(caller.tenant, request.evict)
                 budget_share.grow(1)
         except JitneyError as error:
+            if path == JOBS_PATH:
+                scope["route"] = JOBS_PATH
             return await responses.error_response(error, path).send(scope, send)
         try:
             if path == JOBS_PATH and method == "POST":
+                scope["route"] = JOBS_PATH
                 response = await catch_errors(post_job(self._gateway, request, receive), path)
                 return await response.send(scope, send)
             if method == "GET" and path.startswith(JOBS_PATH + "/"):
                 job_id, separator, part = path[len(JOBS_PATH) + 1 :].partition("/")
                 if not separator or part == "output":
-                    get = get_output if separator else get_job
+                    get, scope["route"] = (get_output, OUTPUT_ROUTE) if separator else (get_job, JOB_ROUTE)
                     response = await catch_errors(get(self._gateway, request, job_id), path)
                     return await response.send(scope, send)
             return await self._app(scope, receive, send)
         finally:
             if budget_share is not None:
                 budget_share.release()
+
+
+def _remember_origin(request: Request) -> None:
+    """Keep the id of a request and its place in a trace for the jobs that it submits, if its caller named them."""
+    if request.given_id or b"traceparent" in request.headers:
+        traceparent = read_traceparent(request.header(b"traceparent"))
+        if request.given_id or traceparent:
+            ORIGIN.set(Origin(request.given_id, traceparent))
 
 
 async def post_job(gateway: Gateway, request: Request, receive: Receive) -> Response:
@@ -81,6 +95,7 @@ async def post_job(gateway: Gateway, request: Request, receive: Receive) -> Resp
         with awaited:
             return await multi_job.respond_to_many(gateway, request, results, wait_s, headers)
     job = await submitted.outcome()
+    request.identify(job.id)
     headers.append((b"location", f"{JOBS_PATH}/{job.id}".encode()))
     if submitted.is_replayed:
         headers.append((b"idempotent-replayed", b"true"))

@@ -9,7 +9,8 @@ from api.asgi.fastapi_adapter import Tenant, json_response, to_fastapi_response
 from api.asgi.request import Request
 from api.asgi.responses import HttpResponse, catch_errors
 from api.gateway.gateway import Gateway
-from api.metrics import render
+from api.metrics import render, render_process
+from api.metrics.exposition import CONTENT_TYPE
 from api.routes import health, predict
 from api.routes.list_queries import Limit
 from jobs.contract.errors import Refused
@@ -67,7 +68,16 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get("/metrics", tags=["health"], summary="Prometheus metrics of the whole queue")
     async def read_metrics() -> Response:
-        """Answer the metrics of all gateways and workers. It needs a key with the role admin."""
-        return to_fastapi_response(HttpResponse(200, await render.render(gateway), (), render.CONTENT_TYPE))
+        """Answer the metrics of all gateways and workers. It needs a key with the role admin or metrics."""
+        return to_fastapi_response(HttpResponse(200, await render.render(gateway), (), CONTENT_TYPE))
+
+    @routes.get("/metrics/process", tags=["health"], summary="Prometheus metrics of this gateway")
+    async def read_process_metrics() -> Response:
+        """Answer the metrics of the gateway that is asked: requests, memory, event loop.
+
+        Of several processes that share a port it answers the sums. It needs a key with the role admin or metrics.
+        """
+        body = render_process.render(gateway.process_counters.read())
+        return to_fastapi_response(HttpResponse(200, body, (), CONTENT_TYPE))
 
     return routes

@@ -28,6 +28,7 @@ async def predict(gateway: Gateway, request: Request, receive: Receive) -> HttpR
         hang_up.add_done_callback(lambda _: submit.end())
     try:
         job = await submit.outcome()
+        request.identify(job.id)
         if hang_up is not None and hang_up.done() and not job.is_final:
             with suppress(Refused):  # it has just become final
                 await gateway.store.cancel(job.id, job.tenant)

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from api.asgi.request import Request
-from api.asgi.responses import Header, HttpResponse, error_response, submit_response
+from api.asgi.responses import Header, HttpResponse, build_error_response, submit_response
 from api.asgi.tenant_budgets import BudgetShare
 from api.gateway.gateway import Gateway
 from api.submission.parsing import NDJSON
@@ -21,6 +21,7 @@ from jobs.contract.job import LANES, Job
 from jobs.contract.job_request import JobRequest, read_json_job
 from jobs.contract.job_view import job_view, linked_view
 from jobs.contract.json_reader import BLANK, read_json
+from jobs.metrics.refusals import count_refusal
 
 log = logging.getLogger("jitney.api")
 
@@ -97,7 +98,7 @@ async def respond_to_many(
         entries = await _entries(gateway, results, share)
         jobs = [result for result in results if isinstance(result, Job)]
         if not jobs and isinstance(results[0], JitneyError):
-            return error_response(results[0], PATH, jobs=entries)
+            return build_error_response(results[0], PATH, jobs=entries)
         if all(result.accepted.replayed for result in accepted):
             headers.append((b"idempotent-replayed", b"true"))
         is_final = wait_s > 0 and all(job.is_final for job in jobs)
@@ -131,4 +132,5 @@ async def _entry(gateway: Gateway, job: Job, share: BudgetShare) -> dict[str, An
 
 
 def _error_entry(error: JitneyError) -> dict[str, Any]:
+    count_refusal(error)
     return {"error": {"code": error.code, "message": error.message, "status": error.status, **error.details}}

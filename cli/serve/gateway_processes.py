@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -78,12 +79,23 @@ class GatewayProcesses:
         # A single gateway needs no pipe: it is polled at its port.
         self._pipes = [os.pipe() for _ in range(processes)] if processes > 1 else []
         fd = listener.fileno()
+        # The processes add up their counters in this file, because a scrape of /metrics/process reaches any of them.
+        self._counters = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the pipes)
+        counters_fd = self._counters.fileno()
         # -P: do not import a folder named api from the current directory.
         command = (sys.executable, "-P", "-m", "api", "--fd", str(fd))
         stop_s = STOP_TIMEOUT_S + settings.lame_duck_s
         single = ChildProcess("gateway", command, env, pass_fds=(fd,), stop_s=stop_s, part="gateway")
         self.children = [
-            replace(single, name=f"gateway-{number}", command=(*command, "--up-fd", str(up_fd)), pass_fds=(fd, up_fd))
+            replace(
+                single,
+                name=f"gateway-{number}",
+                command=(
+                    *(*command, "--up-fd", str(up_fd), "--counters-fd", str(counters_fd)),
+                    *("--counters-slot", str(number - 1), "--counters-slots", str(processes)),
+                ),
+                pass_fds=(fd, up_fd, counters_fd),
+            )
             for number, (_, up_fd) in enumerate(self._pipes, 1)
         ] or [single]
 
@@ -93,6 +105,7 @@ class GatewayProcesses:
         return len(select.select(readers, [], [], 0)[0]) == len(readers)
 
     def close(self) -> None:
+        self._counters.close()
         for pipe in self._pipes:
             for fd in pipe:
                 os.close(fd)

@@ -70,7 +70,7 @@ class Process(NamedTuple):
     def this(cls, part: Part, process_id: str, *settings: BaseSettings) -> "Process":
         """Describe this process."""
         host = socket.gethostname()
-        formats = {"release": _release(), "record format": RECORD_VERSION}
+        formats = {"release": release(), "record format": RECORD_VERSION}
         return cls(part, process_id, host, os.getpid(), {**formats, **compared_values(part, host, settings)})
 
     def __str__(self) -> str:
@@ -217,7 +217,7 @@ def _format_processes(processes: Sequence[Process]) -> str:
     return ", ".join(map(str, processes[:shown])) + more
 
 
-def _release() -> str:
+def release() -> str:
     try:
         return importlib.metadata.version("jitney")
     except importlib.metadata.PackageNotFoundError:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
 from jobs.contract.lifecycle import FINAL, State
+from jobs.contract.origin import Origin
 
 Lane = Literal["interactive", "bulk"]
 LANES: Final[tuple[Lane, ...]] = ("interactive", "bulk")
@@ -21,6 +22,7 @@ class Submission(NamedTuple):
     `webhook`: record of the webhook, empty if there is none (jobs/contract/webhook_request.py).
     `bulk`: custom_id of a bulk job's line, whose outcome goes to the bulk job's log; empty for a single job.
     `rows`: number of rows of the input, by which the job counts against limits; 0 = one item without a row dimension.
+    `origin`: the request that it comes from, if its caller named it.
     """
 
     id: str
@@ -38,6 +40,7 @@ class Submission(NamedTuple):
     webhook: str = ""
     bulk: str = ""
     rows: int = 0
+    origin: Origin | None = None
 
 
 class Accepted(NamedTuple):
@@ -66,6 +69,7 @@ class ClaimedJob(NamedTuple):
     retries: int = 0
     tenant: str = ""
     rows: int = 0
+    origin: Origin | None = None
 
     @property
     def claim(self) -> tuple[str, int]:

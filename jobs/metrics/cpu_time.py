@@ -1,4 +1,4 @@
-"""CPU time by part: gateways and workers add theirs to one sum each in Redis; Redis reports its own.
+"""CPU time by part: all processes of a part add theirs to one sum in Redis; Redis reports its own.
 
 Adding costs one small script per flush. A killed process loses at most the time since its last flush.
 """
@@ -11,8 +11,9 @@ from jobs.redis_client.client import RedisClient
 
 GATEWAY: Final = "gateway"
 WORKER: Final = "worker"
+BACKGROUND: Final = "background"
 QUEUE: Final = "queue"
-PARTS: Final = (GATEWAY, WORKER, QUEUE)
+PARTS: Final = (GATEWAY, WORKER, BACKGROUND, QUEUE)
 
 
 class CpuMeter:
@@ -33,6 +34,6 @@ async def read_cpu_seconds(connection: RedisClient) -> dict[str, float]:
     counters = await connection.command("HGETALL", keys.CPU)
     server = await connection.facts("cpu")
     return {
-        **{part: int(counters.get(part.encode(), 0)) / 1e6 for part in (GATEWAY, WORKER)},
+        **{part: int(counters.get(part.encode(), 0)) / 1e6 for part in PARTS if part != QUEUE},
         QUEUE: sum(float(server.get(name, 0)) for name in ("used_cpu_user", "used_cpu_sys")),
     }

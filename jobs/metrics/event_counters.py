@@ -6,6 +6,7 @@
 | `finished:<model>:<outcome>` | jobs that became final |
 | `outcomes:<model>:<version>:<outcome>` | the same by version |
 | `faults:<model>:<version>` | of those, the ones that failed through no fault of their callers: dead letters |
+| `failed:<model>:<code>` | jobs that failed, by error code |
 | `kills:<model>:<version>` | workers that died while they executed jobs of this version |
 | `bulks:opened`, `bulks:ended:<status>`, `bulks:lines:<outcome>` | bulks, and their lines that are stored |
 """

@@ -16,6 +16,9 @@ BATCH_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 STAGE_MS: Final = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000)
 STAGES: Final = ("queue", "decode", "batch", "infer", "total")
 BOUNDS: Final[dict[str, Sequence[float]]] = {"size": BATCH_SIZES, **dict.fromkeys(STAGES, STAGE_MS)}
+# Counters of a model beside its histograms, `<name>` or `<name>:<label>`: batches by what closed them, bisections of a
+# failed batch, work that runs did and the padding in it (in rows, or in units of length), inputs that failed to decode.
+CLOSED, SPLITS, WORK, PADDING, UNDECODED = COUNTERS = ("closed", "splits", "work", "padding", "undecoded")
 MAX_UNCOUNTED: Final = 1024  # of one stage: then they are counted
 _BUCKETS: Final = {what: [f"{what}:{bound}" for bound in (*bounds, "inf")] for what, bounds in BOUNDS.items()}
 _SUMS: Final = {what: f"{what}:sum" for what in BOUNDS}
@@ -34,6 +37,10 @@ class HistogramBuffer:
         observed += values
         if len(observed) >= MAX_UNCOUNTED:
             self._count(what)
+
+    def count(self, name: str, amount: int = 1) -> None:
+        """Add to a counter of the model (`COUNTERS`), which is kept beside its histograms."""
+        self._counts[name] += amount
 
     def take(self) -> dict[str, int]:
         """Return the counts per bucket, and the sums in µs (for batch sizes: in jobs), and clear them."""

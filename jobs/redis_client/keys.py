@@ -74,7 +74,9 @@ The 30 days restart with each use. They grow when deliveries are kept longer or 
 | `jitney:digests` | hash | permanent, a field per model version | the digest of the served files, and each worker's |
 | `jitney:tenants` | hash | permanent, a field per tenant | limits that differ from the default |
 | `jitney:keys` | hash | permanent, a field per API key | hash, tenant and role of each key; never the key |
-| `jitney:cpu` | hash | permanent, 2 fields | CPU time in µs used by gateways and by workers |
+| `jitney:cpu` | hash | permanent, 3 fields | CPU time in µs used by all processes of a part |
+| `jitney:processes` | hash | permanent, a field per live process | see `jobs/metrics/process_reports.py` |
+| `jitney:refusals` | hash | permanent, a field per error code | what gateways refused, counted |
 | `jitney:listening` | sorted set | half a minute | tenants whose job events a client reads, score: until when |
 | `jitney:secret:<tenant>` | hash | permanent | the tenant's webhook signing secret and the previous one |
 | `jitney:{rq}:…` | | rq's own | rq's keys, all in one shard slot (`RQ_KEY_PREFIX`) |
@@ -94,6 +96,8 @@ PLANS: Final = "jitney:plans"
 INVALIDATION: Final = "jitney:invalidation"
 OUTBOX: Final = "jitney:outbox"
 CPU: Final = "jitney:cpu"
+PROCESSES: Final = "jitney:processes"
+REFUSALS: Final = "jitney:refusals"
 API_KEYS: Final = "jitney:keys"
 AGREEMENT: Final = "jitney:agreement"
 FORMAT: Final = "jitney:format"
@@ -111,7 +115,7 @@ LASTING: Final = (
     r"jitney:models",
     r"jitney:plans",
     r"jitney:stats:.+",
-    r"jitney:cpu",
+    r"jitney:(cpu|processes|refusals)",
     r"jitney:(keys|tenants|agreement|digests|format)",
     r"jitney:secret:.+",
     r"jitney:\{rq\}:.+",

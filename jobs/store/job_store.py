@@ -247,14 +247,24 @@ class JobStore:
 
     async def depth(self, model: str, version: str) -> dict[str, int]:
         """Count the queued jobs of a model version by lane, and its suspects, which run in isolation."""
-        sums = [0, 0, 0]
+        return {lane: count for lane, (count, _) in (await self._queued(model, version, with_ages=False)).items()}
+
+    async def depth_and_ages(self, model: str, version: str) -> dict[str, tuple[int, float]]:
+        """Return the queued jobs of a model version as `depth`, and the age of the oldest of each lane in seconds."""
+        return await self._queued(model, version, with_ages=True)
+
+    async def _queued(self, model: str, version: str, *, with_ages: bool) -> dict[str, tuple[int, float]]:
+        sums, oldest_us = [0, 0, 0], [0, 0, 0]
         for root in self.roots:
             first, more = 0, 1
             while more:
-                more, *waiting = await self.run("job/queue_depth", root, model, version, first, TENANTS_BATCH)
-                sums = [sum(pair) for pair in zip(sums, waiting, strict=True)]
+                args = (model, version, first, TENANTS_BATCH, int(with_ages))
+                more, *found = await self.run("job/queue_depth", root, *args)
+                sums = [sum(pair) for pair in zip(sums, found[:3], strict=True)]
+                oldest_us = [max(pair) for pair in zip(oldest_us, found[3:] or [0] * 3, strict=True)]
                 first += TENANTS_BATCH
-        return dict(zip((*LANES, "suspect"), sums, strict=True))
+        ages_s = [us / 1e6 for us in oldest_us]
+        return dict(zip((*LANES, "suspect"), zip(sums, ages_s, strict=True), strict=True))
 
     def unknown(self, job_id: str) -> Refused:
         """Return the same error for unknown, foreign and purged ids."""

@@ -15,7 +15,7 @@ from jobs.redis_client.client import RedisClient
 
 log = logging.getLogger("jitney.jobs")
 
-Role = Literal["key", "admin"]
+Role = Literal["key", "admin", "metrics"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 MAX_NOTE: Final = 100
 # A key has 256 random bits, so a plain fast hash is safe against guessing.

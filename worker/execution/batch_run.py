@@ -38,7 +38,7 @@ class RunOutput(NamedTuple):
 class RunContext(NamedTuple):
     """The model of a run, and the state shared by the model's runs. Outputs are cut into chunks of `chunk_bytes`.
 
-    `observe` gets the sizes and the times of batches (jobs/metrics/histograms.py).
+    `record` gets each batch that has run, and what closed it.
     """
 
     model: Model
@@ -46,7 +46,7 @@ class RunContext(NamedTuple):
     journal: InFlightJournal
     inline_policy: InlineRunPolicy
     chunk_bytes: int = 1 << 20
-    observe: Callable[[str, Sequence[float]], None] | None = None
+    record: Callable[["BatchRun", str], None] | None = None
 
     @property
     def name(self) -> str:
@@ -63,6 +63,8 @@ class BatchRun:
         self.items, self.stop = items, stop
         self.cpu_s = 0.0  # of the thread that ran it
         self.batches: list[tuple[int, float]] = []  # size and time in ms of each that succeeded
+        self.splits = 0  # bisections
+        self.work = self.padding = 0  # rows, or units of length, that succeeded; how many of them were padding
         self._group, self._context = group, run_context
         self._model, self._ceilings, self._journal = run_context[:3]
 
@@ -87,6 +89,7 @@ class BatchRun:
                 return completed
             fault = completed
         middle = len(items) // 2
+        self.splits += 1
         first = self._run(items[:middle])
         # If the first half succeeded, the fault is in the other half, and all of it would only fail again. After
         # an out-of-memory error each half may succeed.
@@ -107,6 +110,7 @@ class BatchRun:
         infer_ms = (time.monotonic() - started) * 1000
         started_ms, size = started * 1000, len(items)
         self.batches.append((size, infer_ms))
+        self._count_padding(items, padded_size)
         waits_ms = [max(0.0, started_ms - item.claimed_at * 1000 - item.decode_ms) for item in items]
         if bodies := self._encode_together(items, rows, padded_size):
             ends = [
@@ -127,6 +131,15 @@ class BatchRun:
             for end in joined
             if end is not None
         ]
+
+    def _count_padding(self, items: Sequence[WorkItem], padded_size: int) -> None:
+        """Count the rows of a run, or with lengths their units, and how many of them were padding."""
+        padding, work, own = self._model.padding, padded_size, len(items)
+        if padding is not None and padding.is_used:
+            lengths = [padding.length_of(item.arrays) for item in items]
+            work, own = padded_size * padding.padded_length(max(lengths)), sum(lengths)
+        self.work += work
+        self.padding += work - own
 
     def _split(self, items: Sequence[WorkItem], rows: Arrays, padded_size: int) -> Sequence[Arrays]:
         """Return the outputs of each item, without those of padding."""

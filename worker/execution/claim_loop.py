@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import groupby
@@ -11,6 +11,8 @@ from operator import attrgetter
 
 from jobs.contract.errors import StoreUnavailable
 from jobs.contract.job import ClaimedJob, ClaimResult, Handoff
+from jobs.contract.lifecycle import State
+from jobs.metrics.histograms import UNDECODED
 from jobs.redis_client.event_wait import wait_for_event
 from jobs.redis_client.outage_log import OutageLog
 from jobs.redis_client.task_supervisor import TaskSupervisor
@@ -52,12 +54,13 @@ class ClaimLoop:
         bulk_slot_share: BulkSlotShare,
         separation: LongRunSeparation,
         idle_poll_s: float,
+        count: Callable[[str], None],
     ) -> None:
         self._store, self._worker_id, self._model = store, worker_id, model
         self._name = f"{model.name} {model.version}"
         self._pending, self._result_writer, self._device = pending, result_writer, device
         self._threads, self._journal, self._gate, self._idle_poll_s = threads, journal, gate, idle_poll_s
-        self._bulk_slot_share, self._separation = bulk_slot_share, separation
+        self._bulk_slot_share, self._separation, self._count = bulk_slot_share, separation, count
         self.all_pending: Sequence[PendingItems] = (pending,)  # of all models of this worker
         self._woken = asyncio.Event()
         self._closing = False
@@ -237,5 +240,8 @@ class ClaimLoop:
         self._lead_time_s = max(self._lead_time_s * 0.95, 2 * (time.monotonic() - claim_started_at) + SLACK_S)
         if failed := [end for end in ends if end is not None]:
             self._result_writer.add(failed)
+            for end in failed:
+                if end.outcome.state is State.FAILED:
+                    self._count(f"{UNDECODED}:{end.item.job.kind}")
             items = [item for item, end in zip(items, ends, strict=True) if end is None]
         self._pending.mark_ready(*items)

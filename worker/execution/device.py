@@ -117,10 +117,8 @@ class Device:
         inline_policy.record_run(seconds, item_count, None if turn.on_gpu else run.cpu_s)
         if run.batches:
             inline_policy.record_inference(run.batches[-1][1] / 1000)
-            if observe := run_context.observe:
-                observe("size", [size for size, _ in run.batches])
-                observe("infer", [infer_ms for _, infer_ms in run.batches])
-        log.debug("%s: %d (%s), %.1f ms", turn.name, item_count, batch.reason, seconds * 1000)
+        if run_context.record:
+            run_context.record(run, batch.reason)
         return completed
 
     def stop_if_abandoned(self, pending: PendingItems) -> None:

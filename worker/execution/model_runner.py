@@ -12,6 +12,7 @@ from jobs.store.outputs import OutputWriter
 from model_runtime.model import Model
 from worker.crash_recovery.in_flight_journal import InFlightJournal
 from worker.execution import device as inference
+from worker.execution.batch_recorder import BatchRecorder
 from worker.execution.batch_run import RunContext
 from worker.execution.bulk_quota import BulkSlotShare
 from worker.execution.claim_loop import ClaimLoop
@@ -63,7 +64,7 @@ class ModelRunner:
             resources.journal,
             inline_policy,
             resources.store.settings.output_chunk_bytes,
-            self.histogram_buffer.observe,
+            BatchRecorder(version_key(model), self.histogram_buffer).record,
         )
         self.result_writer = ResultWriter(
             resources.store,
@@ -87,6 +88,7 @@ class ModelRunner:
             bulk_slot_share=BulkSlotShare(inline_policy, self.pending.max_pending, resources.store.settings.bulk_share),
             separation=resources.separation,
             idle_poll_s=resources.settings.idle_poll_s,
+            count=self.histogram_buffer.count,
         )
         self.claim_loop.all_pending = pending_items
 

@@ -250,6 +250,7 @@ local function end_job(id, state, retention, body, dead, fields, run, chunks)
   ended_ids[#ended_ids + 1] = id
   count_end(route or NO_ROUTE, state)
   if dead then count_event('faults', (route or NO_ROUTE).model_version) end
+  if state == 'failed' then count_event('failed', (route and route.model or '?') .. ':' .. code) end
   if more.bulk then
     local outcome = {id, more.bulk, words, head, facts, is_output and not chunks and body, not is_output and body,
       chunks and int_text(bytes) or false, chunks or false}
