@@ -223,7 +223,7 @@ class SingleWriteCycle(RequestResponseCycle):
 
     async def _send_part(self, message: Any) -> None:
         """Send a part of a response through uvicorn."""
-        if not self.response_started:
+        if message["type"] == "http.response.start" and not self.response_started:
             headers = [*message.get("headers", ()), (b"x-request-id", self._observer.id_of(self.scope))]
             if self.more_body:
                 self.is_answered_early = True

@@ -21,6 +21,7 @@ from jobs.contract.tensors import DATATYPES
 
 JSON: Final = "application/json"
 RAW: Final = "application/octet-stream"
+_SERVER_TIMING: Final = b"queue;dur=%.3f, decode;dur=%.3f, batch;dur=%.3f, infer;dur=%.3f, total;dur=%.3f"
 _ANY: Final = frozenset({"*/*", "application/*"})
 # An output of a single tensor in base64, up to its text.
 _BASE64_TENSOR: Final = re.compile(
@@ -29,6 +30,14 @@ _BASE64_TENSOR: Final = re.compile(
 _BASE64_END: Final = b'"}}}'
 
 Response = HttpResponse | StreamedResponse
+
+
+def server_timing(job: Job) -> Header:
+    """Return the header with the times of a final job by stage, in ms."""
+    started_us, finished_us = job.started_us or job.created_us, job.finished_us or job.created_us
+    queue_ms, total_ms = (started_us - job.created_us) / 1000, (finished_us - job.created_us) / 1000
+    decode, batch, infer = job.stages_ms or (0.0, 0.0, 0.0)
+    return b"server-timing", _SERVER_TIMING % (queue_ms, decode, batch, infer, total_ms)
 
 
 async def job_response(

@@ -13,6 +13,7 @@ from api.openapi import hot_routes
 from api.openapi.content import ContentWriter
 from api.openapi.error_responses import ErrorResponses
 from api.openapi.operations import (
+    EVERY_ANSWER,
     HEADERS,
     NOTIFICATION_HEADERS,
     NOTIFICATIONS,
@@ -170,8 +171,7 @@ def _add_answers(
     responses = entry["responses"] = {}
     for status, answer in operation.answers.items():
         response: dict[str, Any] = {"description": answer.description}
-        if headers := (*answer.headers, *more_headers):
-            response["headers"] = header_refs(headers)
+        response["headers"] = header_refs((*answer.headers, *more_headers, *EVERY_ANSWER))
         if answer.content:
             response["content"] = content.write(answer.content, answer.example)
         responses[str(status)] = response

@@ -11,7 +11,7 @@ import orjson
 
 from api.asgi.responses import build_error_response
 from api.openapi.content import ContentWriter
-from api.openapi.operations import HEADERS, Operation, header_refs
+from api.openapi.operations import EVERY_ANSWER, HEADERS, Operation, header_refs
 from api.openapi.schemas.errors import OpenAIError, PredictProblem, Problem
 from jobs.contract.errors import CODES, JitneyError, RetryLater
 
@@ -68,12 +68,12 @@ class ErrorResponses:
         example = orjson.loads(sent.body)
         schema = OpenAIError if "error" in example else PredictProblem if "success" in example else Problem
         names = {name.lower(): name for name in HEADERS}
-        headers = (*(names[name.decode()] for name, _ in sent.headers), *more_headers)
+        headers = (*(names[name.decode()] for name, _ in sent.headers), *more_headers, *EVERY_ANSWER)
         response: dict[str, Any] = {
             "description": "\n".join(f"- `{code}`: {CODES[code][1]}" for code in codes),
             "content": self._content.write({sent.content_type.decode(): schema}, example),
         }
-        return schema.__name__, {**response, **({"headers": header_refs(headers)} if headers else {})}
+        return schema.__name__, {**response, "headers": header_refs(headers)}
 
 
 def _error(code: str) -> JitneyError:

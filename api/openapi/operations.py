@@ -32,13 +32,18 @@ HEADERS: Final[Mapping[str, tuple[Mapping[str, Any], str]]] = {
     "X-Should-Retry": (_TEXT, "Tells OpenAI's clients whether to retry: `true` or `false`."),
     "Content-Disposition": (_TEXT, "The name of the file."),
     "Jitney-Datatype": (_TEXT, "The datatype of the tensor."),
+    "X-Request-ID": (_TEXT, "The id of the request, in log lines about it and its jobs: the caller's, or a new one."),
+    "Server-Timing": (_TEXT, "Times of the job by stage in ms, as `queue;dur=0.4, infer;dur=0.9`."),
     "Jitney-Shape": (_TEXT, "The shape of the tensor, as `2,4`."),
 }
+EVERY_ANSWER: Final = ("X-Request-ID",)  # its headers
 # header of a request that a route reads itself → what it does
 REQUEST_HEADERS: Final = {
     "Prefer": "`wait=N`: answer once the job is final, after at most N seconds.",
     "Idempotency-Key": "The same key with the same request gives the same result, without a second run.",
     "Last-Event-ID": "Go on behind this event.",
+    "X-Request-ID": "An id for the request, up to 128 printable characters. It is kept on the jobs, and returned.",
+    "traceparent": "The caller's place in a trace (W3C Trace Context). It is kept on the jobs, and sent with webhooks.",
 }
 
 
@@ -70,6 +75,7 @@ _JOB: Final = "job_not_found"
 _LETTER: Final = "dead_letter_not_found"
 _DELIVERY: Final = "delivery_not_found"
 _KEY: Final = ("Idempotency-Key",)
+_ORIGIN: Final = ("X-Request-ID", "traceparent")
 # A job is refused for its model and its input, and because something is full.
 _MODEL: Final = ("model_not_found", "model_required", "model_unavailable")
 _SUBMIT: Final = (
@@ -133,12 +139,14 @@ NOTIFICATION_HEADERS: Final = {
 OPERATIONS: Final[Mapping[str, Operation]] = {
     "submitJob": Operation(
         {
-            200: Answer({JSON: _SUBMITTED}, "The caller waited, and all jobs are final.", _SUBMIT_HEADERS),
+            200: Answer(
+                {JSON: _SUBMITTED}, "The caller waited, and all jobs are final.", (*_SUBMIT_HEADERS, "Server-Timing")
+            ),
             202: Answer({JSON: _SUBMITTED}, "The jobs are accepted.", (*_SUBMIT_HEADERS, "Retry-After")),
         },
         (*_SUBMIT, "too_many_jobs", "version_not_ready"),
         _SUBMIT_BODY,
-        ("Prefer", *_KEY),
+        ("Prefer", *_KEY, *_ORIGIN),
     ),
     "readJob": Operation(_json(jobs.Job, "The job.", "Retry-After"), (_JOB,)),
     "readOutput": Operation(
@@ -160,10 +168,10 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     ),
     "followJobs": Operation(_stream("The events of all jobs."), headers=("Last-Event-ID",)),
     "predictImage": Operation(
-        _json(jobs.Predictions, "Labels and probabilities, the best first."),
+        _json(jobs.Predictions, "Labels and probabilities, the best first.", "Server-Timing"),
         (*_SUBMIT, *_FAILED_JOB),
         {FORM: jobs.PredictForm},
-        _KEY,
+        (*_KEY, *_ORIGIN),
     ),
     "createEmbeddings": Operation(
         _json(texts.Embeddings, "The vectors, in the order of the texts."),
@@ -268,8 +276,6 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         },
         ("model_not_found",),
     ),
-    "readProcessMetrics": Operation(
-        {200: Answer({"text/plain": _METRICS}, "Metrics in Prometheus' text format.")},
-    ),
+    "readProcessMetrics": Operation({200: Answer({"text/plain": _METRICS}, "Metrics in Prometheus' text format.")}),
     "readMetrics": Operation({200: Answer({"text/plain": _METRICS}, "Metrics in Prometheus' text format.")}),
 }

@@ -14,7 +14,7 @@ from api.asgi.responses import App, Header, Receive, Scope, Send, catch_errors
 from api.asgi.tenant_budgets import BudgetShare
 from api.auth.access_control import AccessControl
 from api.gateway.gateway import Gateway
-from api.gateway.job_responses import Response, job_response, output_response, submitted_job_response
+from api.gateway.job_responses import Response, job_response, output_response, server_timing, submitted_job_response
 from api.submission import multi_job
 from api.submission.parsing import body_limit_bytes, read_job_request
 from api.submission.single_submit import SingleSubmit
@@ -100,6 +100,8 @@ async def post_job(gateway: Gateway, request: Request, receive: Receive) -> Resp
     if submitted.is_replayed:
         headers.append((b"idempotent-replayed", b"true"))
     is_final = wait_s > 0 and job.is_final
+    if is_final:
+        headers.append(server_timing(job))
     if is_final and job.output is None and job.output_bytes:
         return await submitted_job_response(gateway, request, job, headers)
     return responses.submit_response(orjson.dumps(job_view(job)), headers, is_final=is_final)

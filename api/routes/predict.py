@@ -8,6 +8,7 @@ import orjson
 from api.asgi.request import Request
 from api.asgi.responses import HttpResponse, Receive
 from api.gateway.gateway import Gateway
+from api.gateway.job_responses import server_timing
 from api.submission.parsing import read_form
 from api.submission.single_submit import SingleSubmit
 from jobs.contract.errors import Refused
@@ -41,7 +42,8 @@ async def predict(gateway: Gateway, request: Request, receive: Receive) -> HttpR
     with gateway.outputs.hold(request.tenant, request.evict) as share:
         share.grow(job.output_bytes or 0)
         predictions = _predictions(await gateway.store.with_output(job))
-    return HttpResponse(200, orjson.dumps({"success": True, "predictions": predictions}))
+    body = orjson.dumps({"success": True, "predictions": predictions})
+    return HttpResponse(200, body, (server_timing(job),))
 
 
 async def _submit_form(gateway: Gateway, request: Request, receive: Receive) -> SingleSubmit:

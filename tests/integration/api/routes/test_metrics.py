@@ -41,6 +41,7 @@ async def test_every_event_is_counted_by_its_kind(queue: Server, gateway: Gatewa
     seen = metrics(gateway)
     assert {name: value for name, value in seen.items() if name.startswith(("jitney_jobs", "jitney_late"))} == {
         'jitney_jobs_submitted_total{model="m"}': 4,
+        'jitney_jobs_failed_total{code="inference_failed",model="m"}': 1,
         'jitney_jobs_finished_total{model="m",outcome="failed"}': 1,
         'jitney_jobs_finished_total{model="m",outcome="succeeded"}': 1,
         'jitney_jobs_reclaimed_total{model="m"}': 3,
