@@ -37,7 +37,7 @@ async def people(queue: Server, worker: Worker, gateway: GatewayProcess) -> list
 
 def shape(answer: httpx2.Response, job_id: str) -> tuple[int, dict[str, str], bytes]:
     """Return the whole response with the requested id removed."""
-    headers = {name: value for name, value in answer.headers.items() if name != "date"}
+    headers = {name: value for name, value in answer.headers.items() if name not in {"date", "x-request-id"}}
     return answer.status_code, headers, answer.content.replace(job_id.encode(), b"ID")
 
 

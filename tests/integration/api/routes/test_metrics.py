@@ -55,13 +55,18 @@ async def test_every_event_is_counted_by_its_kind(queue: Server, gateway: Gatewa
     assert (seen["jitney_dead_letters"], seen["jitney_dead_letter_bytes"]) == (1, 8)
 
 
-async def test_every_metric_is_documented_with_its_type_and_labels(gateway: GatewayProcess, worker: Worker) -> None:
-    rows = re.findall(r"^\| `(jitney_\w+)` \| (\w+) \| (.*?) ?\| .+ \|$", PAGE, re.MULTILINE)
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/process"])
+async def test_every_metric_is_documented_with_its_type_and_labels(
+    gateway: GatewayProcess, worker: Worker, path: str
+) -> None:
+    of_queue, of_process = PAGE.split("## One gateway")
+    page = of_queue if path == "/metrics" else of_process
+    rows = re.findall(r"^\| `(jitney_\w+)` \| (\w+) \| (.*?) ?\| .+ \|$", page, re.MULTILINE)
     documented = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
     assert len(documented) == len(rows)
     gateway.submit()
     await worker.succeed(await worker.claim())
-    text = gateway.http.get("/metrics").text
+    text = gateway.http.get(path).text
     rendered = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
     assert {name: kind for name, (kind, _) in documented.items()} == rendered
     seen = set()
@@ -69,7 +74,17 @@ async def test_every_metric_is_documented_with_its_type_and_labels(gateway: Gate
         family = name if name in rendered else re.sub("_(bucket|sum|count)$", "", name)
         assert set(re.findall(r'(\w+)="', labels)) - {"le"} == documented[family][1], name
         seen.add(family)
-    assert {"jitney_jobs_finished_total", "jitney_waiting_jobs", "jitney_server_unsafe", "jitney_stage_seconds"} <= seen
+    expected = {
+        "/metrics": {
+            "jitney_jobs_finished_total",
+            "jitney_waiting_jobs",
+            "jitney_server_unsafe",
+            "jitney_stage_seconds",
+        }
+        | {"jitney_processes"},
+        "/metrics/process": documented.keys(),
+    }
+    assert expected[path] <= seen
 
 
 async def test_cpu_time_of_workers_adds_up_and_counts_nothing_twice(gateway: GatewayProcess, worker: Worker) -> None:

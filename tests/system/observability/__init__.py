@@ -1,0 +1,1 @@
+"""Metrics, logs and traces of whole services, compared with what a test did."""
