@@ -23,6 +23,7 @@ with fast_imports():
     from api.asgi.protocol import protocol_with_limits
     from api.asgi.request_observer import RequestObserver
     from api.gateway.gateway import Gateway
+    from api.gateway.traced_app import TracedApp
     from api.metrics.process_counters import ProcessCounters
     from api.settings import GatewaySettings
     from jobs.bulk.settings import BulkSettings
@@ -123,8 +124,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         keepalive_timeout_s=settings.keepalive_timeout_s,
         buffers_bytes=settings.max_buffers_bytes,
     )
+    app = create_app(gateway)
     config = uvicorn.Config(
-        create_app(gateway),
+        app if gateway.tracer is None else TracedApp(app, gateway.tracer),
         http=protocol_with_limits(limits, RequestObserver(gateway.process_counters, writes_log=settings.access_log)),
         ws="none",
         log_config=None,

@@ -40,6 +40,7 @@ from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
 from jobs.tenants import stored_limits
 from jobs.tenants.stored_limits import StoredLimits
+from jobs.tracing.tracer import open_tracer
 from jobs.webhooks import outbox
 from jobs.webhooks.outbox import LANES, Lane
 
@@ -81,7 +82,7 @@ async def _run_until_stopped(settings: BackgroundSettings, bulk: BulkSettings, s
     limits = StoredLimits(connection, store.tenants)
     if await run_until_stopped(_wait_for_shared_state(agreement, limits), stop):
         return
-    sender = Sender(settings, store)
+    sender = Sender(settings, store, tracer=open_tracer("background", this_process.id))
     storage, catalog = open_storage(bulk.bulk_store), ModelCatalog(connection, settings.default_model)
     step_runner = BulkStepRunner(bulk, store, storage, catalog, settings.address_policy())
     thread = ThreadPoolExecutor(1, thread_name_prefix="rq")  # rq's calls block; they run one at a time

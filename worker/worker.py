@@ -26,6 +26,7 @@ from jobs.store.job_store import JobStore
 from jobs.store.outputs import OutputWriter
 from jobs.tenants import stored_limits
 from jobs.tenants.stored_limits import StoredLimits
+from jobs.tracing.tracer import open_tracer
 from worker import heartbeat
 from worker.crash_recovery.in_flight_journal import InFlightJournal
 from worker.execution.device import EX_SOFTWARE, Device
@@ -58,6 +59,7 @@ class Worker:
         threads = self.threads.size + settings.max_concurrent_runs + 1  # plus device threads and the event loop
         self.journal = InFlightJournal(journal, self.id, threads, max(2 * settings.decode_threads, MAX_BATCH_ITEMS))
         self.meter, self.gpus = cpu_time.CpuMeter(cpu_time.WORKER), GpuMeter()
+        self.tracer = open_tracer("worker", self.id)
         self.reporter = ProcessReporter("worker", self.id, settings.metrics_flush_s)
         channels = [keys.wake_channel(self.id), keys.INVALIDATION]
         self.listener = Subscriber(store.connection, channels, self._on_notification, self._wake_all)
@@ -76,6 +78,7 @@ class Worker:
             self.separation,
             output_writer,
             asyncio.Lock(),
+            self.tracer,
         )
         self.loaded_models = LoadedModels(resources, self.supervisor, self.listener.catch_up)
         self.digest_agreement = DigestAgreement(store.connection, self.id, interval_s * heartbeat.HEARTBEATS_TO_LIVE)
@@ -120,6 +123,8 @@ class Worker:
         await self.loaded_models.close()
         await self.supervisor.cancel()
         await self._deregister()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
         self.supervisor.raise_failures()
 
     async def _watch_threads(self) -> None:

@@ -38,6 +38,7 @@ from jobs.store import events
 from jobs.store.job_store import JobStore
 from jobs.tenants import api_keys, stored_limits
 from jobs.tenants.stored_limits import StoredLimits
+from jobs.tracing.tracer import open_tracer
 from jobs.webhooks import signing_secrets
 
 log = logging.getLogger("jitney.api")
@@ -71,6 +72,7 @@ class Gateway:
         process = Process.this("gateway", self.id, settings, store.settings, bulk)
         compare_s = max(MIN_COMPARE_INTERVAL_S, settings.model_refresh_s)
         self.agreement = SettingsAgreement(store.connection, process, store.settings.shards, compare_s)
+        self.tracer = open_tracer("gateway", self.id)
         self.process_counters = process_counters or ProcessCounters()
         self.metrics = GatewayMetrics(store.connection, self.id, settings.metrics_flush_s, self.process_counters)
         self.limits = StoredLimits(store.connection, store.tenants)
@@ -126,6 +128,8 @@ class Gateway:
             await self.metrics.close()
             await self.agreement.withdraw()
         await self.store.connection.aclose()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
 
     async def refresh_models(self) -> None:
         """Read the announced models; raises StoreUnavailable.

@@ -30,6 +30,7 @@ from jobs.contract.job_view import format_timestamp, job_view
 from jobs.redis_client.task_supervisor import TaskSupervisor
 from jobs.store.background_lease import BackgroundLease
 from jobs.store.job_store import JobStore
+from jobs.tracing.tracer import Span, Tracer
 from jobs.webhooks import outbox
 from jobs.webhooks.outbox import Attempt, Settlement, SettleResult
 from jobs.webhooks.signing_secrets import SECRET_PREFIX, read_secrets
@@ -50,8 +51,14 @@ Entry = dict[str, object]  # an attempt in the log of a delivery
 class Sender:
     """Makes attempts; each has one deadline for everything, so a slow receiver cannot prolong it."""
 
-    def __init__(self, settings: BackgroundSettings, store: JobStore, resolve: Resolve = resolve_host) -> None:
-        self._settings, self._store = settings, store
+    def __init__(
+        self,
+        settings: BackgroundSettings,
+        store: JobStore,
+        resolve: Resolve = resolve_host,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self._settings, self._store, self._tracer = settings, store, tracer
         self._address_policy, self.limits = settings.address_policy(), settings.limits
         connections = settings.webhook_concurrency + settings.webhook_slow_concurrency
         self._http = guarded_client.create_client(self._address_policy, connections, resolve)
@@ -62,9 +69,11 @@ class Sender:
         await asyncio.shield(self._tasks.run(self._attempt(lease)))
 
     async def close(self, within_s: float) -> None:
-        """Wait up to `within_s` seconds for the attempts under way, and give the others back to be made again."""
+        """Wait up to `within_s` seconds for the attempts under way, give the others back, and export spans."""
         await self._tasks.finish_work(within_s)
         await self._http.aclose()
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
 
     async def _attempt(self, lease: BackgroundLease) -> None:
         attempt: Attempt | None = None
@@ -125,10 +134,12 @@ class Sender:
         status: int | None = None
         headers: list[tuple[bytes, bytes]] = []
         location = ""
+        traceparent = attempt.job.origin.traceparent if attempt.job and attempt.job.origin else ""
+        span = self._tracer.begin("webhook delivery", traceparent, "client") if self._tracer and traceparent else None
         try:
             url = self._address_policy.target(attempt.url).url
             async with asyncio.timeout(self._settings.webhook_timeout_s):
-                status, headers = await self._post(attempt, url, secrets)
+                status, headers = await self._post(attempt, url, secrets, span.traceparent if span else traceparent)
         except Exception as failure:  # noqa: BLE001 (any error of a receiver is a failed attempt)
             error = _describe_failure(failure)
         took_s = time.monotonic() - began_s
@@ -137,9 +148,25 @@ class Sender:
             error, location = "redirects are not followed", _printable(response_headers.get(b"location", ""))
         entry: Entry = {"at_ms": attempt.now_ms, "ms": round(took_s * 1000, 1), "status": status}
         entry |= {name: text for name, text in (("error", error), ("location", location)) if text}
+        if self._tracer and span:
+            self._end_span(self._tracer, span, attempt, entry)
         return self._classify_response(attempt, entry, status, response_headers, took_s)
 
-    async def _post(self, attempt: Attempt, url: str, secrets: Sequence[str]) -> tuple[int, list[tuple[bytes, bytes]]]:
+    def _end_span(self, tracer: Tracer, span: Span, attempt: Attempt, entry: Entry) -> None:
+        attributes: dict[str, str | int] = {
+            "server.address": attempt.url.split("/", 3)[2],  # without the path, which often holds a secret
+            "http.request.method": "POST",
+            "jitney.delivery": attempt.lease.delivery,
+            "jitney.attempt": attempt.tries + 1,
+        }
+        if isinstance(status := entry["status"], int):
+            attributes["http.response.status_code"] = status
+        is_delivered = isinstance(status, int) and 200 <= status < 300
+        tracer.end(span, attributes, failed="" if is_delivered else str(entry.get("error") or f"status {status}"))
+
+    async def _post(
+        self, attempt: Attempt, url: str, secrets: Sequence[str], traceparent: str
+    ) -> tuple[int, list[tuple[bytes, bytes]]]:
         webhook_id, now_s = attempt.lease.delivery, attempt.now_ms // 1000
         body = _build_payload(attempt, self._settings.public_url)
         headers = {
@@ -150,6 +177,8 @@ class Sender:
             "webhook-timestamp": str(now_s),
             "webhook-signature": _sign_payload(secrets, webhook_id, now_s, body),
         }
+        if traceparent and "traceparent" not in map(str.lower, attempt.headers):
+            headers["traceparent"] = traceparent
         fields = [*headers.items(), *attempt.headers.items(), ("content-length", str(len(body)))]
         async with self._http.stream("POST", url, headers=fields, content=body) as response:
             # The status is known. The body is read only so that the connection can be reused.

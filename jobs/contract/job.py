@@ -167,6 +167,7 @@ class Job(NamedTuple):
     batch_size: int | None = None
     output_bytes: int | None = None
     owner: str = ""  # the worker that claimed it last; "" if none did, or it was returned to its queue
+    origin: Origin | None = None
 
     @property
     def is_final(self) -> bool:

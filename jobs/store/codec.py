@@ -246,6 +246,7 @@ def _build_job(  # noqa: PLR0917
         return None
     name, attempts, owner, started, *rest = state.decode().split(" ")
     _, _, _, created, _, model, version, lane, tenant = head.decode().split(" ")
+    more = read_facts(facts) if facts else _NO_FACTS
     finished, batch_size, stages = rest[:3] if name in FINAL else (_NONE, _NONE, _NONE)
     return Job(
         job_id,
@@ -256,7 +257,7 @@ def _build_job(  # noqa: PLR0917
         tenant,
         _parse_us(created),
         int(attempts),
-        read_facts(facts).get("metadata", _NO_JSON) if facts else _NO_JSON,
+        more.get("metadata", _NO_JSON),
         None if started == _NONE else _parse_us(started),
         None if finished == _NONE else _parse_us(finished),
         output or None,
@@ -265,6 +266,7 @@ def _build_job(  # noqa: PLR0917
         None if batch_size == _NONE else int(batch_size),
         int(output_bytes) if output_bytes else None,
         "" if owner == _NONE else owner,
+        read_origin(more) if facts else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""Records each batch that has run: its metrics, and a line in the log."""
+"""Records each batch that has run: its metrics, a line in the log, and its spans."""
 
 import logging
 import time
@@ -7,6 +7,7 @@ from typing import Any, Final
 from jobs.config.logs import fields
 from jobs.metrics.histograms import CLOSED, PADDING, SPLITS, WORK, HistogramBuffer
 from worker.execution.batch_run import BatchRun
+from worker.execution.job_spans import JobSpans
 
 log = logging.getLogger("jitney.worker")
 
@@ -16,14 +17,14 @@ LINES_PER_SECOND: Final = 10  # of batches in the log; a line costs as much as r
 class BatchRecorder:
     """The recorder of one model version."""
 
-    def __init__(self, name: str, histogram_buffer: HistogramBuffer) -> None:
+    def __init__(self, name: str, histogram_buffer: HistogramBuffer, spans: JobSpans | None) -> None:
         """Create a recorder. `name`: "<model> <version>"."""
-        self._name, self._buffer = name, histogram_buffer
+        self._name, self._buffer, self._spans = name, histogram_buffer, spans
         self._second, self._lines = 0, 0
         self._unlogged_batches = self._unlogged_items = 0
 
-    def record(self, run: BatchRun, reason: str) -> None:
-        """Record a batch, and what closed it."""
+    def record(self, run: BatchRun, reason: str, seconds: float) -> None:
+        """Record a batch, what closed it, and its seconds."""
         buffer = self._buffer
         if run.batches:
             buffer.observe("size", [size for size, _ in run.batches])
@@ -36,6 +37,8 @@ class BatchRecorder:
             buffer.count(SPLITS, run.splits)
         if log.isEnabledFor(logging.INFO):
             self._log(run, reason)
+        if self._spans is not None:
+            self._spans.ran(run, reason, seconds)
 
     def _log(self, run: BatchRun, reason: str) -> None:
         """Log a line, at most LINES_PER_SECOND unless a caller named a request of the batch or the level is debug."""

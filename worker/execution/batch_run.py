@@ -38,7 +38,7 @@ class RunOutput(NamedTuple):
 class RunContext(NamedTuple):
     """The model of a run, and the state shared by the model's runs. Outputs are cut into chunks of `chunk_bytes`.
 
-    `record` gets each batch that has run, and what closed it.
+    `record` gets each batch that has run, what closed it, and its seconds.
     """
 
     model: Model
@@ -46,7 +46,7 @@ class RunContext(NamedTuple):
     journal: InFlightJournal
     inline_policy: InlineRunPolicy
     chunk_bytes: int = 1 << 20
-    record: Callable[["BatchRun", str], None] | None = None
+    record: Callable[["BatchRun", str, float], None] | None = None
 
     @property
     def name(self) -> str:

@@ -118,7 +118,7 @@ class Device:
         if run.batches:
             inline_policy.record_inference(run.batches[-1][1] / 1000)
         if run_context.record:
-            run_context.record(run, batch.reason)
+            run_context.record(run, batch.reason, seconds)
         return completed
 
     def stop_if_abandoned(self, pending: PendingItems) -> None:

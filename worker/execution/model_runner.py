@@ -9,6 +9,7 @@ from jobs.metrics.histograms import HistogramBuffer
 from jobs.redis_client.task_supervisor import TaskSupervisor
 from jobs.store.job_store import JobStore
 from jobs.store.outputs import OutputWriter
+from jobs.tracing.tracer import Tracer
 from model_runtime.model import Model
 from worker.crash_recovery.in_flight_journal import InFlightJournal
 from worker.execution import device as inference
@@ -19,6 +20,7 @@ from worker.execution.claim_loop import ClaimLoop
 from worker.execution.device import Device
 from worker.execution.inline_runs import InlineRunPolicy
 from worker.execution.isolation_gate import IsolationGate
+from worker.execution.job_spans import JobSpans
 from worker.execution.long_run_separation import LongRunSeparation
 from worker.execution.pending_items import PendingItems
 from worker.execution.postprocess import Postprocessor
@@ -40,6 +42,7 @@ class WorkerResources(NamedTuple):
     separation: LongRunSeparation
     output_writer: OutputWriter
     encoder: asyncio.Lock  # held while a large output is encoded
+    tracer: Tracer | None  # None: no spans are exported
 
 
 def version_key(model: Model) -> str:
@@ -58,13 +61,14 @@ class ModelRunner:
         self.model, self.pending, self.histogram_buffer = model, PendingItems(limits, ahead=ahead), HistogramBuffer()
         self.device = resources.device
         inline_policy = InlineRunPolicy(model.inputs, runs_custom_code=model.runs_custom_code)
+        spans = JobSpans(resources.tracer, model.name, model.version) if resources.tracer else None
         self.run_context = RunContext(
             model,
             self.pending.ceilings,
             resources.journal,
             inline_policy,
             resources.store.settings.output_chunk_bytes,
-            BatchRecorder(version_key(model), self.histogram_buffer).record,
+            BatchRecorder(version_key(model), self.histogram_buffer, spans).record,
         )
         self.result_writer = ResultWriter(
             resources.store,
@@ -73,6 +77,7 @@ class ModelRunner:
             self.histogram_buffer,
             backlog=2 * self.pending.max_pending,
             output_writer=resources.output_writer,
+            spans=spans,
         )
         self.postprocessor = Postprocessor(self.run_context, self.result_writer, resources.threads, resources.encoder)
         self.claim_loop = ClaimLoop(

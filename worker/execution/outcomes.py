@@ -2,10 +2,12 @@
 
 import logging
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batching.collation import CollationError
+from jobs.config.logs import fields
 from jobs.contract.errors import DEAD_LETTER_CODES, JitneyError, Refused
+from jobs.contract.job import ClaimedJob
 from jobs.contract.lifecycle import State
 from jobs.store import codec
 from model_runtime.engine.onnx_engine import RunFailed
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
     from model_runtime.model import Model
 
 log = logging.getLogger("jitney.worker")
+
+
+def about(job: ClaimedJob) -> dict[str, Any]:
+    """Return the argument `extra` of a log line about a job: the id of its request, if the caller gave one."""
+    return fields({"request_id": (job.origin and job.origin.request_id) or None})
 
 
 def fail_item(item: WorkItem, error: JitneyError, batch_size: int = 0) -> CompletedItem:
@@ -43,7 +50,8 @@ def retry_item(model: "Model", item: WorkItem, error: JitneyError) -> CompletedI
     if item.job.retries + 1 >= retry.attempts:
         return fail_item(item, error, batch_size=1)
     backoff_ms = retry.backoff_ms * 2**item.job.retries * random.uniform(0.8, 1.2)  # noqa: S311 (jitter)
-    log.warning("job %s of model %s will be retried in %.0f ms: %s", item.job.id, model.name, backoff_ms, error)
+    message = "job %s of model %s will be retried in %.0f ms: %s"
+    log.warning(message, item.job.id, model.name, backoff_ms, error, extra=about(item.job))
     return CompletedItem(item, item.outcome(State.QUEUED, b"", after_ms=int(backoff_ms)))
 
 
@@ -56,7 +64,11 @@ def outcome_of_error(model: "Model", item: WorkItem, error: BaseException, actio
         return _classify_error(model, item, error, action)
     except BaseException as text_error:
         log.exception(
-            "model %s: cannot format the error of job %s: %s", model.name, item.job.id, type(text_error).__name__
+            "model %s: cannot format the error of job %s: %s",
+            model.name,
+            item.job.id,
+            type(text_error).__name__,
+            extra=about(item.job),
         )
         reason = f"model {model.name} could not {action} it: {type(error).__name__}"
         return fail_item(item, Refused("inference_failed" if action != "preprocess" else "invalid_input", reason))
@@ -69,14 +81,16 @@ def _classify_error(model: "Model", item: WorkItem, error: BaseException, action
         reason = f"model {model.name} could not {action} it, after {item.job.retries + 1} attempts: {error}"
         return retry_item(model, item, Refused("too_many_attempts", reason))
     if isinstance(error, MemoryError) or (isinstance(error, RunFailed) and error.fault == "memory"):
-        log.warning("job %s: model %s is out of memory for this input alone: %s", item.job.id, model.name, error)
+        message = "job %s: model %s is out of memory for this input alone: %s"
+        log.warning(message, item.job.id, model.name, error, extra=about(item.job))
         reason = f"model {model.name} does not have enough memory for this input, even in a batch of one"
         return retry_item(model, item, Refused("resource_exhausted", reason))
     if action == "run":
-        log.warning("job %s failed in model %s: %s", item.job.id, model.name, error)
+        log.warning("job %s failed in model %s: %s", item.job.id, model.name, error, extra=about(item.job))
         reason = str(error) if isinstance(error, CollationError) else "the runtime refused this input"
         return fail_item(item, Refused("inference_failed", f"model {model.name} could not run this input: {reason}"), 1)
-    log.error("model %s could not %s job %s", model.name, action, item.job.id, exc_info=error)
+    message = "model %s could not %s job %s"
+    log.error(message, model.name, action, item.job.id, exc_info=error, extra=about(item.job))
     if action == "postprocess":
         return fail_item(item, Refused("inference_failed", f"model {model.name}: cannot postprocess its output"))
     return fail_item(item, Refused("invalid_input", f"model {model.name} could not preprocess this input"))

@@ -13,6 +13,8 @@ from jobs.contract.errors import StoreUnavailable
 from jobs.metrics.histograms import HistogramBuffer
 from jobs.store.job_store import JobStore
 from jobs.store.outputs import OutputWriter
+from worker.execution.job_spans import JobSpans
+from worker.execution.outcomes import about
 from worker.execution.pending_items import CompletedItem, PendingItems
 
 log = logging.getLogger("jitney.worker")
@@ -33,9 +35,11 @@ class ResultWriter:
         *,
         backlog: int,
         output_writer: OutputWriter,
+        spans: JobSpans | None = None,
     ) -> None:
         self._store, self._worker_id, self._pending = store, worker_id, pending
         self._histogram_buffer, self._backlog, self._output_writer = histogram_buffer, backlog, output_writer
+        self._spans = spans
         self._ready: list[CompletedItem] = []
         self._large: dict[asyncio.Task[None], int] = {}  # large outputs that are being written, with their bytes
         self._added, self._written = asyncio.Event(), asyncio.Event()
@@ -74,13 +78,14 @@ class ResultWriter:
         try:
             outcome = await self._output_writer.write(end.outcome, lambda: self._pending.is_running(end.item))
         except StoreUnavailable as error:
-            log.warning("dropped the output of job %s: %s", end.item.job.id, error)
+            log.warning("dropped the output of job %s: %s", end.item.job.id, error, extra=about(end.item.job))
             outcome = None
         if outcome is None:
             self._pending.discard([end.item.job])
             return
         if outcome.chunk_count == 0:
-            log.warning("job %s fails: Redis has no memory for its output", end.item.job.id)
+            message = "job %s fails: Redis has no memory for its output"
+            log.warning(message, end.item.job.id, extra=about(end.item.job))
         self._add([CompletedItem(end.item, outcome)])
 
     def _on_large_written(self, task: asyncio.Task[None]) -> None:
@@ -99,9 +104,12 @@ class ResultWriter:
     async def _write_ready(self) -> None:
         """Write the ready outcomes. A function of its own, so that large outcomes are freed before the next wait."""
         completed, self._ready = self._ready, []
+        write_began = time.monotonic()
         await self._write(completed)
         self._pending.discard([end.item.job for end in completed])
         self._count(completed)
+        if self._spans is not None:
+            self._spans.written(completed, write_began)
 
     async def _write(self, completed: Sequence[CompletedItem]) -> None:
         give_up_at = time.monotonic() + self._store.settings.lease_s

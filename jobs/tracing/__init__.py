@@ -1,0 +1,1 @@
+"""Spans of requests and jobs, exported by OpenTelemetry."""
