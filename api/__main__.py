@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValidationError as error:
         sys.stderr.write(f"jitney api: {format_validation_error(error)}\n")
         return EX_CONFIG
-    logs.set_up("api", settings.log_level, settings.log_format)
+    logs.set_up("gateway", settings.log_level, settings.log_format)
     # Invalid requests get an error response. They are not logged.
     logging.getLogger("uvicorn").setLevel(max(logging.ERROR, logging.root.level))
     logging.getLogger("python_multipart").setLevel(logging.ERROR)

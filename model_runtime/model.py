@@ -15,6 +15,7 @@ from batching.collation import group_of, split_outputs, stack_items
 from batching.padding import Padding
 from jobs.contract.errors import Refused
 from jobs.contract.tensors import size_bytes
+from model_runtime.engine.device_info import NO_GPU
 from model_runtime.engine.onnx_engine import OnnxEngine, RunFailed, Stop
 from model_runtime.engine.open_engine import QUICK_CHECK_ROWS, AnyEngine, Hardware, open_engine
 from model_runtime.graph.facts import GraphFacts, read_facts
@@ -45,6 +46,7 @@ log = logging.getLogger("jitney.worker")
 
 LARGE_OUTPUT_BYTES: Final = 64 << 10  # of one item's arrays: their JSON takes 0.6 ms
 _UNCHECKED: Final = 'examples/ in the model\'s folder may help, and batching = "trust" batches it unchecked'
+_PROVIDER_NAMES: Final = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
 
 
 class Model:
@@ -216,6 +218,18 @@ class Model:
         gpu = f", GPU {engine.gpu}" if engine.gpu is not None else ""
         note = f" ({engine.provider_note})" if engine.provider_note else ""
         return f"{engine.provider}, {engine.device}{gpu}{note}"
+
+    @property
+    def summary(self) -> str:
+        """Say what runs the model and in which batches, such as `CPU, batches up to 32`.
+
+        Names what differs from the requested provider, but not that a machine without a GPU has none.
+        """
+        engine = self._engine
+        name = _PROVIDER_NAMES.get(engine.provider, engine.provider)
+        gpu = f", GPU {engine.gpu}" if engine.gpu is not None else ""
+        note = f" ({engine.provider_note})" if engine.provider_note and NO_GPU not in engine.provider_note else ""
+        return f"{name}{gpu}, {f'batches up to {self.max_batch}' if self.max_batch > 1 else 'one item at a time'}{note}"
 
     def card(self) -> dict[str, Any]:
         """Return the model card that the worker announces, JSON-able."""

@@ -1,7 +1,10 @@
 """Errors that keep processes from starting, invalid counts of processes, and messages to the operator."""
 
+import os
 import sys
 from contextlib import suppress
+
+from jobs.config import logs
 
 EX_CONFIG = 78  # from sysexits.h: a child with invalid settings exits with it, and is not restarted
 
@@ -26,5 +29,7 @@ def parse_count(name: str, text: str, kind: str, limit: int) -> int:
 
 
 def print_line(text: str) -> None:
+    """Write a message for the operator, in the format of the log."""
+    line = f"jitney: {text}" if logs.format_of(os.environ) == "text" else logs.json_line("supervisor", "info", text)
     with suppress(OSError):  # a closed terminal must not prevent the shutdown
-        print(f"jitney: {text}", file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)

@@ -11,6 +11,8 @@ from typing import Any, Final, Literal
 
 import orjson
 
+from jobs.config import environment
+
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 _FIELDS: Final = "jitney_fields"  # attribute of a record
@@ -21,6 +23,16 @@ def set_up(part: str, level: str, log_format: LogFormat) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(part) if log_format == "json" else TextFormatter(part))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+def format_of(env: Mapping[str, str]) -> LogFormat:
+    """Return the format that the environment asks for, where no settings are read."""
+    return "json" if environment.read(env, "LOG_FORMAT") == "json" else "text"
+
+
+def json_line(part: str, level: str, message: str, details: Mapping[str, Any] | None = None) -> str:
+    """Return a line of a log as JSON, with the time of now."""
+    return _json(time.time(), part, level, message, details or {})
 
 
 def fields(values: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -37,7 +49,7 @@ class TextFormatter(logging.Formatter):
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 (of logging)
         """Return the time in UTC with ms."""
         del datefmt
-        return _format_time(record)
+        return _format_time(record.created)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (of logging)
         """Return the line, on one line, with the fields behind the message."""
@@ -56,24 +68,25 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        line: dict[str, Any] = {
-            "time": _format_time(record),
-            "part": self._part,
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-        }
-        line |= {name: value for name, value in _fields_of(record).items() if value is not None}
+        details = dict(_fields_of(record))
         if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+            details["error"] = self.formatException(record.exc_info)
+        return _json(record.created, self._part, record.levelname.lower(), record.getMessage(), details)
+
+
+def _json(at_s: float, part: str, level: str, message: str, details: Mapping[str, Any]) -> str:
+    line = {"time": _format_time(at_s), "part": part, "level": level, "message": message}
+    line |= {name: value for name, value in details.items() if value is not None}
+    return orjson.dumps(line, default=str).decode()
 
 
 def _fields_of(record: logging.LogRecord) -> Mapping[str, Any]:
     return getattr(record, _FIELDS, None) or {}
 
 
-def _format_time(record: logging.LogRecord) -> str:
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z"
+def _format_time(at_s: float) -> str:
+    """Format seconds since the epoch in UTC with ms."""
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(at_s))}.{int(at_s * 1000) % 1000:03d}Z"
 
 
 def _quote(value: Any) -> str:

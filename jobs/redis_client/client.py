@@ -346,7 +346,7 @@ class RedisClient:
         """Log the server's version once, and its durability warnings whenever they change."""
         if not self._is_known:
             self._is_known = True
-            log.info("connected to %s at %s", safety.name, self.address)
+            log.debug("connected to %s at %s", safety.name, self.address)
         for warning in safety.warnings:
             if warning not in self._warned:
                 log.warning("Redis at %s may lose jobs: %s", self.address, warning)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 DRIVER = "libcuda.so.1"
+NO_GPU = "no NVIDIA GPU"
 _NAME_BYTES = 128
 
 
@@ -25,12 +26,12 @@ def query_driver() -> DriverInfo:
     """Query the NVIDIA driver. The first call initialises it, which takes a moment."""
     library = _driver()
     if library is None:
-        return DriverInfo(problem=f"no NVIDIA GPU: {DRIVER} is not installed")
+        return DriverInfo(problem=f"{NO_GPU}: {DRIVER} is not installed")
     count, cuda = ctypes.c_int(0), ctypes.c_int(0)
     if code := library.cuInit(0) or library.cuDeviceGetCount(ctypes.byref(count)):
-        return DriverInfo(problem=f"no NVIDIA GPU: {DRIVER} returns CUDA error {code}")
+        return DriverInfo(problem=f"{NO_GPU}: {DRIVER} returns CUDA error {code}")
     library.cuDriverGetVersion(ctypes.byref(cuda))
-    return DriverInfo(count.value, cuda.value, "" if count.value else f"no NVIDIA GPU: {DRIVER} finds none")
+    return DriverInfo(count.value, cuda.value, "" if count.value else f"{NO_GPU}: {DRIVER} finds none")
 
 
 def device_name(provider: str, threads: int, gpu: int = 0) -> str:

@@ -7,12 +7,14 @@ before it claims any job.
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from jobs.config import logs
 from jobs.config.settings_base import format_validation_error
 from jobs.contract.errors import StoreUnavailable
 from jobs.redis_client.client import RedisClient
@@ -66,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("journal", type=Path, help="the worker's in-flight journal")
     args = parser.parse_args(argv)
-    logging.basicConfig(level="INFO", format="%(asctime)s worker %(levelname)s %(message)s")
+    logs.set_up("worker", "info", logs.format_of(os.environ))
     logging.getLogger("jitney.jobs").setLevel(logging.ERROR)  # the workers log outages themselves
     try:
         recovered = asyncio.run(_recover(StoreSettings(), args.journal))

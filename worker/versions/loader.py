@@ -103,6 +103,7 @@ def _load(folder: ModelFolder, hardware: Hardware) -> Model:
         raise ModelError(folder.path, None, f"cannot load it: {type(error).__name__}: {error}") from error
     largest = model.largest_warm_batch
     warmed = f"warmed up for batches of up to {largest}" if largest else "not warmed up"
-    log.info("model %s version %s loaded in %.0f ms, %s", folder.name, folder.version, model.load_ms, warmed)
-    log.info("model %s runs on %s", folder.name, model.running_on)
+    log.info("%s %s: %s", folder.name, folder.version, model.summary)
+    log.debug("model %s version %s loaded in %.0f ms, %s", folder.name, folder.version, model.load_ms, warmed)
+    log.debug("model %s runs on %s", folder.name, model.running_on)
     return model

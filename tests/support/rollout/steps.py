@@ -97,7 +97,7 @@ class Life(Models):
 
     def reload(self, version: int) -> None:
         """Reload the version that takes all jobs, in every worker."""
-        loads = f"model {NAME} version {version} loaded"
+        loads = f"{NAME} {version}: "
         before, workers = self.service.log().count(loads), self.entry(version)["workers"]
         self.ask("load", version=str(version))
         self._until(lambda: self.service.log().count(loads) >= before + workers, "it is loaded again")

@@ -18,7 +18,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     for provider in ("auto", "cpu", "cuda", "tensorrt"):
         models.doubling(models_dir, provider, f'task = "tensor"\nprovider = "{provider}"')
     models.doubling(models_dir, "half", 'task = "tensor"\nprovider = "tensorrt"\n[tensorrt]\nprecision = "half"')
-    with Service(models_dir) as started:
+    with Service(models_dir, {"JITNEY_LOG_LEVEL": "debug"}) as started:
         yield started
 
 
@@ -44,6 +44,7 @@ def test_auto_serves_on_the_cpu_and_says_so(service: Service) -> None:
     assert (found["gpu"], found["placement"]) == (None, {"cpu": 1})
     assert str(found["provider_note"]).startswith("auto uses the CPU: ")
     assert f"model auto runs on cpu, {found['device']} (auto uses the CPU: " in service.log()
+    assert " INFO auto 1: CPU, batches up to " in service.log()
     tensor = {"datatype": "FP32", "shape": [4], "data": [1, 2, 3, 4]}
     job = {"model": "auto", "input": {"tensors": {"x": tensor}}}
     answer = service.http.post("/v1/jobs", json=job, headers={"prefer": "wait=20"}).json()

@@ -150,7 +150,7 @@ def test_the_log_lines_of_a_job_are_found_by_the_id_of_its_request(cluster: Clus
     request, failed, batch = sorted(
         lines(), key=lambda line: ("request", "job", "ran").index(line["message"].split()[0])
     )
-    assert (request["part"], request["path"], request["status"]) == ("api", "/v1/jobs", 200)
+    assert (request["part"], request["path"], request["status"]) == ("gateway", "/v1/jobs", 200)
     assert (failed["part"], failed["level"]) == ("worker", "warning")
     assert failed["message"].startswith(f"job {job_id} failed in model pick")
     assert (batch["part"], batch["message"], batch["items"]) == ("worker", "ran a batch", 1)

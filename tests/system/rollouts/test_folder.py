@@ -78,7 +78,7 @@ def test_a_new_version_takes_the_jobs_once_it_is_warm(service: Service, times: M
     times.until(2, "ready", share=100)
     assert times.run() == ("2", 2)
     assert times.until(1, "ready", share=0)["role"] == "before"  # as long as the new one is watched
-    assert f"model {times.name} version 2 loaded in" in service.log()
+    assert f"{times.name} 2: CPU, batches up to " in service.log()
     assert "version 2 from its folder replaces version 1" in service.log()[said:]
 
 
@@ -111,7 +111,7 @@ def test_files_that_change_under_their_number_are_loaded_again(
     models.times(models_dir, 1, name="seven", factor=7)
     (models_dir / "seven" / "1" / "model.onnx").replace(models_dir / times.name / "1" / "model.onnx")
     wait_until(lambda: times.run() == ("1", 7), "the new file answers")
-    assert service.log().count(f"model {times.name} version 1 loaded") == 2
+    assert service.log().count(f" INFO {times.name} 1: ") == 2
 
 
 def test_an_unwatched_folder_is_read_when_an_admin_asks(own_dir: Path) -> None:
