@@ -46,7 +46,7 @@ class RequestObserver:
     def ended(self, scope: Any, status: int, seconds: float) -> None:
         """Count a request that has ended."""
         route = scope.get("route", UNMATCHED)
-        if not isinstance(route, str):  # FastAPI's
+        if route.__class__ is not str:  # FastAPI's
             route = route.path
         if self._counter is not None:
             self._counter.observe("" if route is UNMATCHED else scope["method"], route, status, seconds)

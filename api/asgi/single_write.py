@@ -121,7 +121,8 @@ class SingleWriteCycle(RequestResponseCycle):
 
     def on_response(self) -> None:  # uvicorn has an attribute in its place
         """Observe the request, and tell the connection that its response is complete."""
-        self.observe(self.status)
+        self.is_observed = True
+        self._observer.ended(self.scope, self.status, time.monotonic() - self._began)
         self._on_response()
 
     def observe(self, status: int) -> None:
@@ -213,7 +214,8 @@ class SingleWriteCycle(RequestResponseCycle):
         self.is_answered_early = self.more_body
         closes = self.is_answered_early or not self.keep_alive
         self.status = message["status"]
-        encoded = message.get("encoded", b"") + self._observer.id_field(self.scope)
+        request_id = self._observer.id_of(self.scope)
+        encoded = b"%bx-request-id: %b\r\n" % (message.get("encoded", b""), request_id)
         head = encode_head(self.status, message["headers"], closes=closes, encoded=encoded)
         self.transport.write_and_flush(head if self._is_head else head + message["body"])
         self.wake()

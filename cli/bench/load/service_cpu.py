@@ -63,5 +63,6 @@ def parse_cpu_totals(text: str) -> CpuReading | None:
     """Parse Prometheus text; None if it has no CPU time. Raises ValueError for invalid text."""
     families = {family.name: family.samples for family in text_string_to_metric_families(text)}
     seconds = {sample.labels["part"]: sample.value for sample in families.get("jitney_cpu_seconds", ())}
+    seconds.pop("background", None)  # it does nothing for jobs without a webhook
     jobs = sum(sample.value for sample in families.get("jitney_jobs_finished", ()))
     return CpuReading(seconds, jobs) if seconds else None

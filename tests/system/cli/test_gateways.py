@@ -108,6 +108,11 @@ async def test_gateways_share_the_port_and_their_metrics(tmp_path: Path) -> None
         assert {(one.status_code, one.json()["status"]) for one in jobs} == {(200, "succeeded")}
         seen = {http.get("/metrics").text for http in callers if http}
         counts = {line for text in seen for line in text.splitlines() if line.startswith("jitney_jobs_")}
+        # A scrape of any of them answers the requests of both.
+        process = {line for http in callers for line in http.get("/metrics/process").text.splitlines()}
+        assert 'jitney_http_requests_total{method="POST",route="/v1/jobs",status="200"} 40.0' in process
+        assert "jitney_gateway_processes 2.0" in process
+        assert len([line for line in process if 'route="/v1/jobs",status=' in line]) == 1
         assert 'jitney_jobs_submitted_total{model="m"} 40.0' in counts
         assert len(counts) == 2  # submitted, finished: the same from every gateway
         # Who reads elsewhere waits as well: the end is told to each gateway that has a caller.

@@ -77,6 +77,20 @@ def test_metrics_need_the_role_admin(shared: GatewayProcess) -> None:
     assert admin.get("/metrics").status_code == 200
 
 
+def test_a_key_with_the_role_metrics_reads_metrics_and_nothing_else(shared: GatewayProcess) -> None:
+    done = jitney_keys(shared.server.url, "create", "--tenant", "ops", "--role", "metrics")
+    assert "role metrics" in done.stderr
+    scraper = Caller(shared, done.stdout.strip())
+    wait_until(lambda: scraper.get("/metrics").status_code == 200, "the key is known")
+    assert scraper.get("/metrics/process").status_code == 200
+    for path in PRIVATE:
+        if path != "/metrics":
+            answer = scraper.get(path)
+            assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), path
+    assert scraper.submit(PNG).status_code == 403
+    assert jitney_keys(shared.server.url, "create", "--tenant", "ops", "--role", "root").returncode == 2
+
+
 def test_changing_models_needs_the_role_admin_and_reading_them_does_not(shared: GatewayProcess) -> None:
     caller, admin = callers(shared.server, shared, "acme", "admin")
     assert (caller.get("/v1/models").status_code, caller.get("/v1/models/m").status_code) == (200, 404)

@@ -66,6 +66,8 @@ async def test_every_metric_is_documented_with_its_type_and_labels(
     assert len(documented) == len(rows)
     gateway.submit()
     await worker.succeed(await worker.claim())
+    reported = {"/metrics": "jitney_processes{", "/metrics/process": "jitney_gateway_processes 1"}[path]
+    wait_until(lambda: reported in gateway.http.get(path).text, "it has reported")
     text = gateway.http.get(path).text
     rendered = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
     assert {name: kind for name, (kind, _) in documented.items()} == rendered
