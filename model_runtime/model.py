@@ -15,7 +15,7 @@ from batching.collation import group_of, split_outputs, stack_items
 from batching.padding import Padding
 from jobs.contract.errors import Refused
 from jobs.contract.tensors import size_bytes
-from model_runtime.engine.device_info import NO_GPU
+from model_runtime.engine.device_info import summarize
 from model_runtime.engine.onnx_engine import OnnxEngine, RunFailed, Stop
 from model_runtime.engine.open_engine import QUICK_CHECK_ROWS, AnyEngine, Hardware, open_engine
 from model_runtime.graph.facts import GraphFacts, read_facts
@@ -46,7 +46,6 @@ log = logging.getLogger("jitney.worker")
 
 LARGE_OUTPUT_BYTES: Final = 64 << 10  # of one item's arrays: their JSON takes 0.6 ms
 _UNCHECKED: Final = 'examples/ in the model\'s folder may help, and batching = "trust" batches it unchecked'
-_PROVIDER_NAMES: Final = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
 
 
 class Model:
@@ -93,7 +92,7 @@ class Model:
         self.run_overhead = costs.run_overhead if padding and padding.is_used else None
         max_cost = (folder.spec.max_batch_cost or costs.max_cost) if padding and engine.batchable else None
         self.max_batch_cost = float("inf") if max_cost is None else max_cost
-        self._engine = engine
+        self._engine, self.gpu = engine, engine.gpu  # the CUDA device number of the GPU that runs it; None on a CPU
         self._task = task
         self._profile, self._onnx = profile, folder.onnx
         self.load_ms = 0.0
@@ -207,11 +206,6 @@ class Model:
         return self._engine.gpu is not None
 
     @property
-    def gpu(self) -> int | None:
-        """Return the CUDA device number of the GPU that runs the model; None on a CPU."""
-        return self._engine.gpu
-
-    @property
     def running_on(self) -> str:
         """Describe the provider and device that run the model, in one line."""
         engine = self._engine
@@ -221,15 +215,8 @@ class Model:
 
     @property
     def summary(self) -> str:
-        """Say what runs the model and in which batches, such as `CPU, batches up to 32`.
-
-        Names what differs from the requested provider, but not that a machine without a GPU has none.
-        """
-        engine = self._engine
-        name = _PROVIDER_NAMES.get(engine.provider, engine.provider)
-        gpu = f", GPU {engine.gpu}" if engine.gpu is not None else ""
-        note = f" ({engine.provider_note})" if engine.provider_note and NO_GPU not in engine.provider_note else ""
-        return f"{name}{gpu}, {f'batches up to {self.max_batch}' if self.max_batch > 1 else 'one item at a time'}{note}"
+        """Say what runs the model and in which batches, such as `CPU, batches up to 32`."""
+        return summarize(self._engine, self.max_batch)
 
     def card(self) -> dict[str, Any]:
         """Return the model card that the worker announces, JSON-able."""

@@ -25,7 +25,8 @@ MAX_ROUTES: Final = 255  # pairs of method and route; others are counted as unma
 STALE_S: Final = 10.0  # a process that has not written for so long is gone
 _BYTES: Final = 8
 _NAME_BYTES: Final = 120
-# A slot in numbers of 8 bytes: ms of its last write, memory, CPU time, connections; histogram of delays; routes.
+# A slot in numbers of 8 bytes: ms of its last write (by the monotonic clock, which is one for the machine), memory, CPU
+# time, connections; histogram of delays; routes.
 _SEEN, _MEMORY, _CPU, _CONNECTIONS, _DELAY = 0, 1, 2, 3, 4
 _HISTOGRAM: Final = len(BOUNDS_S) + 2  # buckets, the last without a bound; the sum in µs
 _ROUTES: Final = _DELAY + _HISTOGRAM
@@ -103,11 +104,11 @@ class ProcessCounters:
         spent_us = time.process_time_ns() // 1000
         counts[at + _CPU] += spent_us - self._written_us
         counts[at + _MEMORY], self._written_us = resident_bytes(), spent_us
-        counts[at + _CONNECTIONS], counts[at + _SEEN] = connections, time.time_ns() // 1_000_000
+        counts[at + _CONNECTIONS], counts[at + _SEEN] = connections, time.monotonic_ns() // 1_000_000
 
     def read(self) -> ProcessCounts:
         """Return the sums of all processes; those that are gone count with what they have counted."""
-        now_ms, firsts = time.time_ns() // 1_000_000, range(0, self._slots * SLOT, SLOT)
+        now_ms, firsts = time.monotonic_ns() // 1_000_000, range(0, self._slots * SLOT, SLOT)
         alive = [at for at in firsts if self._all[at + _SEEN] > now_ms - STALE_S * 1000]
 
         def total(field: int) -> int:

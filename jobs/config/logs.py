@@ -32,7 +32,8 @@ def format_of(env: Mapping[str, str]) -> LogFormat:
 
 def json_line(part: str, level: str, message: str, details: Mapping[str, Any] | None = None) -> str:
     """Return a line of a log as JSON, with the time of now."""
-    return _json(time.time(), part, level, message, details or {})
+    record = logging.makeLogRecord({"msg": message})
+    return _json(record.created, part, level, message, details or {})
 
 
 def fields(values: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -7,10 +7,11 @@ import ctypes
 import platform
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 DRIVER = "libcuda.so.1"
 NO_GPU = "no NVIDIA GPU"
+_PROVIDERS: Final = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
 _NAME_BYTES = 128
 
 
@@ -59,3 +60,23 @@ def _cpu() -> str:
     except (OSError, UnicodeDecodeError):
         match = None
     return " ".join((match[1] if match else platform.processor() or platform.machine() or "CPU").split())
+
+
+class _Engine(Protocol):
+    provider: str
+    gpu: int | None
+
+    @property
+    def provider_note(self) -> str: ...
+
+
+def summarize(engine: _Engine, max_batch: int) -> str:
+    """Say what runs a model and in which batches, such as `CPU, batches up to 32`.
+
+    Names what differs from the requested provider, but not that a machine without a GPU has none.
+    """
+    name = _PROVIDERS.get(engine.provider, engine.provider)
+    gpu = f", GPU {engine.gpu}" if engine.gpu is not None else ""
+    batches = f"batches up to {max_batch}" if max_batch > 1 else "one item at a time"
+    note = f" ({engine.provider_note})" if engine.provider_note and NO_GPU not in engine.provider_note else ""
+    return f"{name}{gpu}, {batches}{note}"

@@ -9,7 +9,6 @@ import pytest
 
 from jobs.contract.origin import Origin
 from jobs.metrics.histograms import HistogramBuffer
-
 from worker.execution.batch_recorder import LINES_PER_SECOND, BatchRecorder
 
 

@@ -56,4 +56,7 @@ def test_no_code_reads_the_wall_clock() -> None:
         for part in ("api", "background", "jobs", "model_runtime", "worker")
         for path in (ROOT / part).rglob("*.py")
     ]
-    assert [str(path.relative_to(ROOT)) for path in sources if read.search(path.read_text())] == []
+    # Spans have the time of a wall clock, for people; it is compared with nothing.
+    assert [str(path.relative_to(ROOT)) for path in sources if read.search(path.read_text())] == [
+        "jobs/tracing/tracer.py"
+    ]
