@@ -381,7 +381,7 @@ def test_a14_json_of_very_many_values_is_counted_before_it_is_read() -> None:
 
 
 def test_a14_caller_data_cannot_start_a_new_log_line(tight: GatewayProcess) -> None:
-    for name in ("x\r\n2026-01-01 api CRITICAL forged", "x\nforged", "\x1b[31mred"):
+    for name in ("x\r\n2026-01-01T00:00:00.000Z gateway CRITICAL forged", "x\nforged", "\x1b[31mred"):
         body = json.dumps({"model": name, "input": {"image": "iVBORw0KGgo="}})
         tight.http.post("/v1/jobs", content=body, headers={"content-type": "application/json"})
         tight.http.get("/v1/jobs/" + "%0d%0aforged")

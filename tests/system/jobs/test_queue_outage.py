@@ -46,7 +46,7 @@ def test_an_outage_gives_two_log_lines_of_each_process(tmp_path: Path) -> None:
             service.stop()
             everything = service.log()
         assert Counter(re.findall(AWAY, away)) == {
-            (part, f"redis://:***@127.0.0.1:{server.port}/0"): 1 for part in ("api", "worker", "background")
+            (part, f"redis://:***@127.0.0.1:{server.port}/0"): 1 for part in ("gateway", "worker", "background")
         }, everything
         assert len(away.splitlines()) == 3, everything
     finally:
