@@ -152,6 +152,9 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         (_JOB, "no_output", "not_acceptable"),
     ),
     "listJobs": Operation(_json(jobs.JobList, "A page of jobs.")),
+    "queryJobs": Operation(
+        _json(jobs.QueriedJobs, "One entry for each id.", "Retry-After"), ("too_many_jobs",), {JSON: jobs.JobQuery}
+    ),
     "cancelJob": Operation(_json(jobs.Job, "The canceled job."), (_JOB, "job_already_final")),
     "followJob": Operation(
         {**_stream("The events of the job."), 204: Answer({}, "The job has ended, and the caller had all events.")},

@@ -227,6 +227,32 @@ class SubmittedJobs(ResponseBody):
     }
 
 
+class JobQuery(RequestBody):
+    """The jobs to read or to wait for."""
+
+    ids: Annotated[list[str], Field(min_length=1)]
+    """Ids of jobs, up to `JITNEY_MAX_JOBS_PER_REQUEST`."""
+    wait: Annotated[int, Field(ge=0)] = 0
+    """Seconds to wait for the ends of the jobs. Longer waits are cut."""
+    min_final: Annotated[int, Field(ge=1)] | None = None
+    """Answer once so many of the jobs are final, without waiting for the others. Absent: all of them."""
+
+    example: ClassVar[dict[str, Any]] = {"ids": [JOB_ID], "wait": 10, "min_final": 1}
+
+
+class QueriedJobs(ResponseBody):
+    """One entry for each id, in the order sent: the job, or the error that reading it alone has."""
+
+    jobs: list[Job | RefusedJob]
+
+    example: ClassVar[dict[str, Any]] = {
+        "jobs": [
+            _JOB,
+            {"error": {"code": "job_not_found", "message": "no job 17; results are kept for 3600 s", "status": 404}},
+        ]
+    }
+
+
 class Prediction(ResponseBody):
     """A class of the model, and its probability."""
 
