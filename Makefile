@@ -61,12 +61,12 @@ docs: .venv/installed-dev ## Build the documentation, build/site/index.html; a b
 long: .venv/installed-dev $(NEEDS_OF_$(NAME)) ## Soaks, benchmarks, stress, fuzzing: make long NAME=soak ARGS="--minutes 20"; without NAME: their list
 	@$(BIN)/python -m tests.long $(NAME) $(ARGS)
 
-wheel: .venv/bin/python ## Build the wheel, dist/jitney-*.whl
-	rm -rf build dist
-	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps -w dist .
+wheel: .venv/bin/python ## Build the wheels of the service and of its Python client, in dist
+	rm -rf build dist client/build
+	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps -w dist . ./client
 
 clean: ## Remove what was built; the queue in .data stays
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv build dist client/build *.egg-info client/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

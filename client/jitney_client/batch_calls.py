@@ -78,7 +78,7 @@ async def wait_for_batch(calls: Calls, batch_id: str, timeout_s: float | None, b
                 return batch
             left_s = pause_s if until is None else until - monotonic()
             if left_s <= 0:
-                raise WaitTimeout(f"batch {batch_id} is {batch['status']} after {timeout_s:g} s, and goes on")
+                raise WaitTimeout("batch", batch_id, batch["status"])
             await calls.transport.sleep(min(pause_s, left_s))
             pause_s = min(pause_s * 1.5, MAX_POLL_S)
     finally:

@@ -124,7 +124,7 @@ class Calls:
             if job["status"] in FINAL:
                 return await self.with_output(job)
             if until is not None and monotonic() >= until:
-                raise WaitTimeout(f"job {job_id} is {job['status']} after {timeout_s:g} s, and goes on")
+                raise WaitTimeout("job", job_id, job["status"])
             if monotonic() - began < EARLY_S:
                 await self.transport.sleep(EARLY_S)
 

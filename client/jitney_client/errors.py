@@ -90,7 +90,11 @@ class BatchFailed(JitneyError):
 
 
 class WaitTimeout(JitneyError, TimeoutError):
-    """The wait is over, and the job or batch goes on."""
+    """The wait is over, and the job or batch with this id goes on."""
+
+    def __init__(self, what: str, id_: str, status: str) -> None:
+        super().__init__(f"the wait is over: {what} {id_} is {status}, and goes on")
+        self.id = id_
 
 
 class InvalidSignature(JitneyError):

@@ -65,6 +65,7 @@ class Sender:
         self.chunks: deque[Chunk] = deque()
         self.retry_at, self._calls = 0.0, calls
         self._refusals, self._refused_since = 0, 0.0
+        self.max_jobs = MAX_CHUNK_JOBS  # of a chunk; less once the service has named its limit
 
     async def send_next(self, *, in_flight: int) -> list[tuple[int, Fields | ApiError]]:
         """Send the first chunk; return for each index that is done its job or error."""
@@ -75,6 +76,8 @@ class Sender:
             done, temporary = await chunk.send(self._calls)
         except ApiError as error:
             if error.status == 413 and len(chunk.lines) > 1:
+                if error.code == "too_many_jobs":
+                    self.max_jobs = max(1, int(error.details.get("limit", self.max_jobs)))
                 self.chunks.popleft()
                 self.chunks.extendleft(reversed(chunk.split()))
                 return []
@@ -95,8 +98,8 @@ class Sender:
         return done
 
     def progress(self) -> None:
-        """Note that a job has ended, so that there is room for others."""
-        self._refusals = 0
+        """Note that jobs in flight have ended, so that there is room for others now."""
+        self._refusals, self.retry_at = 0, 0.0
 
     def _refuse(self, error: ApiError | ConnectionFailed, in_flight: int) -> None:
         now = monotonic()
@@ -116,7 +119,7 @@ async def submit_many(
     sender, source = Sender(calls), _Source(inputs, encode)
     while sender.chunks or not source.is_exhausted:
         if not sender.chunks:
-            chunk, wrong = await source.next_chunk(MAX_CHUNK_JOBS)
+            chunk, wrong = await source.next_chunk(sender.max_jobs)
             results |= wrong
             if chunk is None:
                 continue
@@ -206,7 +209,7 @@ class MapRun:
             if not self._sender.chunks:
                 if self._source.is_exhausted or self._room() < self._chunk_jobs:
                     break
-                chunk, wrong = await self._source.next_chunk(self._chunk_jobs)
+                chunk, wrong = await self._source.next_chunk(min(self._chunk_jobs, self._sender.max_jobs))
                 results += [MapResult(index, None, error, None) for index, error in wrong]
                 if chunk is None:
                     continue
