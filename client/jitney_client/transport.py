@@ -5,7 +5,7 @@ suspends, so `run` and `iterate` execute it without an event loop: that is the s
 """
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import IO, Any, NamedTuple, Protocol, TypeVar
@@ -132,7 +132,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("the blocking transport has suspended")
 
 
-def iterate(generator: AsyncGenerator[T]) -> Iterator[T]:
+def iterate(generator: AsyncGenerator[T]) -> Generator[T]:
     """Yield what an asynchronous generator over the blocking transport yields."""
 
     async def following() -> T:

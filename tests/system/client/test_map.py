@@ -4,12 +4,15 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from jitney_client import ApiError, AsyncJitney, Jitney, Job, JobFailed
+from jitney_client import ApiError, AsyncJitney, Jitney, Job, JobFailed, to_arrays
 from jitney_client.inputs import Input
+from jitney_client.mapping import MapRun
+from jitney_client.transport import run
 
 from tests.support import models
 from tests.support.service import DIGITS, Service
 from tests.support.waiting import pass_time
+from tests.system.models.test_large_outputs import VALUES, lay_out
 
 
 def numbers(count: int) -> Iterator[Input]:
@@ -102,3 +105,16 @@ def test_a_service_with_small_limits(tmp_path: Path) -> None:
         refused = list(jitney.map("double", too_large, return_errors=True))[1].error
         assert isinstance(refused, ApiError)
         assert refused.status == 413
+
+
+def test_outputs_too_large_for_one_answer_are_read_alone(tmp_path: Path) -> None:
+    lay_out(tmp_path, "table")
+    with Service(tmp_path) as service, Jitney(service.url) as jitney:
+        jobs = jitney.submit_many("table", [{"tensors": {"x": [1.0]}}] * 64, parameters={"encoding": "base64"})
+        ids = [job.wait(timeout_s=30).id for job in jobs if isinstance(job, Job)]
+        assert any(entry.get("output_url") for entry in run(jitney._calls.query(ids, 0, 1)))
+        mapping = MapRun(jitney._calls, [], lambda _: b"", 100)
+        mapping._in_flight = {job_id: index for index, job_id in enumerate(ids)}
+        results = run(mapping._collect())
+    assert [result.index for result in results] == list(range(64))
+    assert {len(to_arrays(result.output)["y"]) for result in results} == {VALUES}
