@@ -84,9 +84,10 @@ class EmbeddedRedis:
 
         jemalloc saves such a server a quarter of its CPU time (docs/explanation/performance.md).
         """
-        if self.engine.allocator != "libc" or "LD_PRELOAD" in os.environ or not (library := redis_binary.find_jemalloc()):
+        if self.engine.allocator != "libc" or "LD_PRELOAD" in os.environ:
             return {}
-        return {"LD_PRELOAD": str(library)}
+        library = redis_binary.find_jemalloc()
+        return {"LD_PRELOAD": str(library)} if library else {}
 
     def _command(self) -> tuple[str, ...]:
         options = {
