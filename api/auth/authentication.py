@@ -28,6 +28,7 @@ DEFAULT_TENANT: Final = "default"  # owns the jobs that are sent without a key
 AUTH_SCHEMES: Final = ("bearer", "key", "token")  # schemes of the Authorization header that common clients send
 KEY_HEADERS: Final = (b"x-api-key", b"api-key")
 _NO_DIGEST: Final = api_keys.hash_key("")
+_READERS: Final = ("key", "admin")  # the roles of keys that may read jobs, and so give read tokens for them
 _CROSS_SITE: Final = (b"cross-site", b"same-site")
 
 
@@ -81,11 +82,11 @@ class Authenticator(PeriodicRefresh):
         return self._keys is not None and not self._keys and not self._had_keys and self._allows_anonymous
 
     async def refresh(self) -> None:
-        """Read all keys, and log a change of who may call; raises StoreUnavailable."""
+        """Read the server's time and all keys, and log a change of who may call; raises StoreUnavailable."""
         before = self.mode
+        self._server_ahead_s = await self._connection.now_ms() / 1000 - time.monotonic()
         self._keys = await api_keys.read_keys(self._connection)
         self._had_keys = self._had_keys or bool(self._keys)
-        self._server_ahead_s = await self._connection.now_ms() / 1000 - time.monotonic()
         if self.mode != before:
             (log.warning if self._is_open and not self._on_loopback else log.info)("%s", self.mode)
 
@@ -119,8 +120,8 @@ class Authenticator(PeriodicRefresh):
         """Return the caller of a valid read token: its tenant, never an admin; raises Refused."""
         key = (self._keys or {}).get(token.key_id)
         digest = key.digest if key else _NO_DIGEST
-        has_signer = bool(key and key.digest) if token.key_id else self._is_open
-        if not token.is_signed_with(digest) or not has_signer:
+        may_sign = bool(key and key.digest and key.role in _READERS) if token.key_id else self._is_open
+        if not token.is_signed_with(digest) or not may_sign:
             raise Refused("unauthorized", "the read token is not valid for this job, or its API key was revoked")
         if self._server_time_s() >= token.expires_s:
             raise Refused("token_expired", "the read token has expired: ask the page's backend for a new one")
