@@ -19,8 +19,8 @@ with fast_imports():
     from pydantic import ValidationError
 
     from api.app import create_app
-    from api.asgi.connection_limits import ConnectionLimits
-    from api.asgi.protocol import protocol_with_limits, sweep_connections
+    from api.asgi.connection_limits import ConnectionLimits, sweep_connections
+    from api.asgi.protocol import protocol_with_limits
     from api.gateway.gateway import Gateway
     from api.settings import GatewaySettings
     from jobs.bulk.settings import BulkSettings
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     config = uvicorn.Config(
         create_app(gateway),
-        http=protocol_with_limits(limits),
+        http=protocol_with_limits(limits, gateway.cors),
         ws="none",
         log_config=None,
         access_log=False,

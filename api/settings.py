@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from api.asgi.cors import read_origins
 from api.auth.authentication import AnonymousAccess
 from jobs.config.settings_base import SETTINGS_CONFIG, environment_names
 from jobs.store.settings import AddressPolicySettings
@@ -19,6 +20,10 @@ class GatewaySettings(AddressPolicySettings):
     allow_anonymous: AnonymousAccess = Field(
         "loopback",
         description="callers accepted while there are no API keys: loopback (this machine only), anyone or nobody",
+    )
+    cors_origins: str = Field(
+        "",
+        description="origins whose pages may call, with commas between; `*`: any page that has a key or a read token",
     )
     port: int = Field(
         8000,
@@ -102,6 +107,12 @@ class GatewaySettings(AddressPolicySettings):
         86_400, gt=0, description="time after a secret rotation in which webhooks are also signed with the old secret"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: str) -> str:
+        read_origins(value)
+        return value
 
     @field_validator("max_buffered_body_bytes")
     @classmethod

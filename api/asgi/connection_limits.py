@@ -5,9 +5,12 @@ and unsent responses. Above it, connections of the tenant that holds most bytes 
 has read nothing for longest. Connections whose tenant is not known yet count together as one tenant.
 """
 
+import asyncio
 from collections import OrderedDict
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple, Protocol
 
+SWEEPS_PER_LIMIT: Final = 10  # checks of a timeout within its time
 SHED_TO: Final = 7 / 8  # of the limit: resetting to exactly the limit would sort all connections again and again
 
 
@@ -117,3 +120,14 @@ class ConnectionTable:
             sums[largest] -= self._buffered[victim]
             self.forget(victim)
             victim.reset_connection()
+
+
+async def sweep_connections(connections: Iterable[Any], limits: ConnectionLimits) -> None:
+    """Check the timeouts of all connections periodically until cancelled."""
+    loop = asyncio.get_running_loop()
+    timeouts = limits.header_timeout_s, limits.body_timeout_s, limits.send_timeout_s, limits.keepalive_timeout_s
+    while True:
+        await asyncio.sleep(min(timeouts) / SWEEPS_PER_LIMIT)
+        now = loop.time()
+        for connection in list(connections):
+            connection.check(now)

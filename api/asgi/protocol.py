@@ -1,7 +1,7 @@
 """Extends uvicorn's HTTP protocol: limits size, time and connections, and holds pipelined requests back.
 
 The bytes of a pipelined request are parsed when the response before it is sent. Timeouts need no timer per request,
-because `sweep_connections` checks all connections periodically.
+because `sweep_connections` (api/asgi/connection_limits.py) checks all connections.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.asgi import single_write
 from api.asgi.connection_limits import ConnectionLimits, ConnectionTable
+from api.asgi.cors import CorsPolicy
 from api.asgi.request import parse_url
 from api.asgi.request_boundaries import RequestSplitter
 from api.asgi.responses import error_response
@@ -30,7 +31,6 @@ BODYLESS_METHODS: Final = frozenset({"GET", "HEAD"})  # a body has no meaning th
 HTTP_VERSIONS: Final = ("1.1", "1.0")
 UPLOAD_PATH: Final = b"/v1/files"  # its body may be large: the timeout grows with the bytes received
 LINGER_S: Final = 1.0  # before closing, so that an early response can reach the caller
-SWEEPS_PER_LIMIT: Final = 10
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 s
 
 
@@ -40,6 +40,7 @@ class GatewayProtocol(HttpToolsProtocol):
     cycle: single_write.SingleWriteCycle
     limits = ConnectionLimits()
     table = ConnectionTable(limits.buffers_bytes)
+    cors = CorsPolicy(())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._joining = single_write.SingleWriteTransport(cast("asyncio.Transport", transport))
@@ -361,15 +362,17 @@ class GatewayProtocol(HttpToolsProtocol):
         """Send an error in place of the app's response and close; abort if a response has already started."""
         if self._is_finished or self.transport.is_closing():
             return
+        received: Iterable[tuple[bytes, bytes]] = self.headers  # of the request whose head is being received
         if self.cycle is not None and not self.cycle.response_complete:
             if self.cycle.response_started:
                 self.transport.abort()
                 return
+            received = self.cycle.scope["headers"]
             self.cycle.disconnected = True  # the app stops waiting for the body
             self.cycle.wake()
         response = error_response(error, self.url.partition(b"?")[0].decode("latin-1"))
-        fields = response.common_fields()
-        head = single_write.encode_head(response.status, response.headers, closes=True, encoded=fields)
+        headers, fields = (*response.headers, *self.cors.headers(received)), response.common_fields()
+        head = single_write.encode_head(response.status, headers, closes=True, encoded=fields)
         self.transport.write(head + response.body)
         self._end()
 
@@ -384,17 +387,6 @@ class GatewayProtocol(HttpToolsProtocol):
         self.loop.call_later(LINGER_S, self.transport.abort)
 
 
-def protocol_with_limits(limits: ConnectionLimits) -> type[GatewayProtocol]:
-    attributes = {"limits": limits, "table": ConnectionTable(limits.buffers_bytes)}
+def protocol_with_limits(limits: ConnectionLimits, cors: CorsPolicy = GatewayProtocol.cors) -> type[GatewayProtocol]:
+    attributes = {"limits": limits, "table": ConnectionTable(limits.buffers_bytes), "cors": cors}
     return type("LimitedProtocol", (GatewayProtocol,), attributes)
-
-
-async def sweep_connections(connections: Iterable[Any], limits: ConnectionLimits) -> None:
-    """Check the timeouts of all connections periodically until cancelled."""
-    loop = asyncio.get_running_loop()
-    timeouts = limits.header_timeout_s, limits.body_timeout_s, limits.send_timeout_s, limits.keepalive_timeout_s
-    while True:
-        await asyncio.sleep(min(timeouts) / SWEEPS_PER_LIMIT)
-        now = loop.time()
-        for connection in list(connections):
-            connection.check(now)

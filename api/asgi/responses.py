@@ -29,6 +29,7 @@ SECURITY_HEADERS: Final[Sequence[Header]] = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),  # a URL may have a read token
 )
 _SECURITY_FIELDS: Final = encode_fields(SECURITY_HEADERS)
 

@@ -67,6 +67,7 @@ class Operation(NamedTuple):
 
 
 _JOB: Final = "job_not_found"
+_EXPIRED: Final = "token_expired"  # of the operations that take a read token
 _LETTER: Final = "dead_letter_not_found"
 _DELIVERY: Final = "delivery_not_found"
 _KEY: Final = ("Idempotency-Key",)
@@ -140,7 +141,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         _SUBMIT_BODY,
         ("Prefer", *_KEY),
     ),
-    "readJob": Operation(_json(jobs.Job, "The job.", "Retry-After"), (_JOB,)),
+    "readJob": Operation(_json(jobs.Job, "The job.", "Retry-After"), (_JOB, _EXPIRED)),
     "readOutput": Operation(
         {
             200: Answer(
@@ -149,7 +150,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
                 ("Jitney-Datatype", "Jitney-Shape"),
             )
         },
-        (_JOB, "no_output", "not_acceptable"),
+        (_JOB, _EXPIRED, "no_output", "not_acceptable"),
     ),
     "listJobs": Operation(_json(jobs.JobList, "A page of jobs.")),
     "queryJobs": Operation(
@@ -158,8 +159,11 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "cancelJob": Operation(_json(jobs.Job, "The canceled job."), (_JOB, "job_already_final")),
     "followJob": Operation(
         {**_stream("The events of the job."), 204: Answer({}, "The job has ended, and the caller had all events.")},
-        (_JOB,),
+        (_JOB, _EXPIRED),
         headers=("Last-Event-ID",),
+    ),
+    "makeReadToken": Operation(
+        _json(jobs.ReadToken, "The token."), (_JOB,), {JSON: jobs.ReadTokenRequest}, is_body_required=False
     ),
     "followJobs": Operation(_stream("The events of all jobs."), headers=("Last-Event-ID",)),
     "predictImage": Operation(

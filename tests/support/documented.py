@@ -11,6 +11,7 @@ import httpx2
 from pydantic import TypeAdapter
 
 from api.app import create_app
+from api.asgi.cors import CorsPolicy
 from api.openapi.document import build_document
 from api.openapi.operations import HEADERS, OPERATIONS
 from api.openapi.schemas.errors import OpenAIError, PredictProblem, Problem
@@ -21,7 +22,7 @@ READ_BYTES = 256 << 10  # larger bodies are left to the test that asked for them
 @cache
 def document() -> dict[str, Any]:
     """The document, as every gateway builds it."""
-    return build_document(create_app(MagicMock())._app.routes)  # type: ignore[attr-defined]
+    return build_document(create_app(MagicMock(cors=CorsPolicy(())))._app.routes)  # type: ignore[attr-defined]
 
 
 @cache

@@ -9,8 +9,8 @@ from typing import Any, Self
 
 import uvicorn
 
-from api.asgi.connection_limits import ConnectionLimits, ConnectionTable
-from api.asgi.protocol import GatewayProtocol, protocol_with_limits, sweep_connections
+from api.asgi.connection_limits import ConnectionLimits, ConnectionTable, sweep_connections
+from api.asgi.protocol import GatewayProtocol, protocol_with_limits
 from tests.support.waiting import pass_time, wait_until_async
 
 App = Callable[[Any, Any, Any], Awaitable[None]]

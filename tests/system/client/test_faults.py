@@ -63,7 +63,8 @@ def test_lost_answers(service: Service, proxy: Proxy) -> None:
 
     with Jitney(f"http://127.0.0.1:{proxy.port}") as jitney:
         assert_each_once(service, jitney, inputs())
-        job = jitney.submit("slow", {"tensors": {"x": [1.0, 2.0, 3.0, 4.0]}})
+        (*_, job) = jitney.submit_many("slow", [{"tensors": {"x": [1.0, 2.0, 3.0, 4.0]}}] * 100)
+        assert not isinstance(job, Exception)
         proxy.cut_after(0)
         threading.Timer(0.7, proxy.heal).start()
         assert job.cancel().status == "canceled"  # by the attempt whose answer was lost
