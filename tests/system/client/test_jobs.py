@@ -8,9 +8,11 @@ import pytest
 from jitney_client import (
     ApiError,
     AsyncJitney,
+    AsyncJob,
     ConnectionFailed,
     Event,
     Jitney,
+    Job,
     JobCanceled,
     JobExpired,
     JobFailed,
@@ -76,7 +78,8 @@ def test_jobs_without_an_output_raise_their_error(jitney: Jitney) -> None:
     with pytest.raises(JobFailed, match="the PNG data is damaged") as failed:
         jitney.run("digits", {"image": b"\x89PNG\r\n\x1a\n"})
     assert (failed.value.code, failed.value.status, failed.value.job.status) == ("invalid_image", 422, "failed")
-    waiting = [jitney.submit("slow", X) for _ in range(30)][-1]
+    (*_, waiting) = jitney.submit_many("slow", [X] * 90)
+    assert isinstance(waiting, Job)
     with pytest.raises(WaitTimeout, match=f"job {waiting.id} is queued, and goes on") as over:
         waiting.wait(timeout_s=0.1)
     assert over.value.id == waiting.id
@@ -128,7 +131,8 @@ async def test_the_asynchronous_client_does_the_same(async_jitney: AsyncJitney) 
     assert events == ["queued", "running", "succeeded"][-len(events) :]
     assert (await (await async_jitney.job(job.id)).result())["tensors"]["y"]["data"] == Y
     assert (await job.refresh()).is_final
-    waiting = [await async_jitney.submit("slow", X) for _ in range(30)][-1]
+    (*_, waiting) = await async_jitney.submit_many("slow", [X] * 90)
+    assert isinstance(waiting, AsyncJob)
     with pytest.raises(WaitTimeout):
         await waiting.wait(timeout_s=0.1)
     assert (await waiting.cancel()).status == "canceled"
