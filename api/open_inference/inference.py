@@ -94,7 +94,7 @@ def to_job_request(gateway: Gateway, request: InferRequest) -> JobRequest:
 
     Nothing is allocated by the sizes that the request claims before they are compared with the bytes that it has.
     """
-    return _to_job(signature_of(gateway.catalog.find(request.model, request.version)), request)
+    return to_job(signature_of(gateway.catalog.find(request.model, request.version)), request)
 
 
 class PendingInference:
@@ -103,15 +103,24 @@ class PendingInference:
     __slots__ = ("_gateway", "_id", "_is_keyed", "_outputs", "_signature", "_submit", "_tenant", "_wait_s")
 
     def __init__(
-        self, gateway: Gateway, tenant: str, request: InferRequest, share: BudgetShare, *, key: str = "", wait_s: float
+        self,
+        gateway: Gateway,
+        tenant: str,
+        request: InferRequest,
+        share: BudgetShare,
+        *,
+        key: str = "",
+        wait_s: float,
+        job_request: JobRequest | None = None,
     ) -> None:
         """Submit the job. Without a key it has at most `wait_s` seconds, as nobody could get its result later.
 
         Raises JitneyError. `share`: that of the body in `gateway.bodies`; it is released with the result of the submit,
-        or by the caller if this raises. `key`: an idempotency key. The request is not kept.
+        or by the caller if this raises. `key`: an idempotency key. The inputs are not kept. `job_request`: what
+        `to_job_request` returns for the request, if it is known.
         """
-        signature = signature_of(gateway.catalog.find(request.model, request.version))
-        job_request = _to_job(signature, request)
+        job_request = job_request or to_job_request(gateway, request)
+        signature = signature_of(job_request.card or {})
         if not key:
             most_ms = min(
                 wait_s * 1000, signature.card.get("deadline_ms") or math.inf, gateway.settings.max_deadline_ms
@@ -199,8 +208,8 @@ def read_outputs(job: Job, signature: Signature) -> list[OutputTensor]:
     ]
 
 
-def _to_job(signature: Signature, request: InferRequest) -> JobRequest:
-    """Return the job of a request for a model with this signature. Raises Refused."""
+def to_job(signature: Signature, request: InferRequest) -> JobRequest:
+    """Return the job of a request for a model with this signature, otherwise as `to_job_request`."""
     if len(request.id) > MAX_ID_CHARS:
         raise Refused("invalid_request", f"id may have at most {MAX_ID_CHARS} characters", limit=MAX_ID_CHARS)
     inputs = _by_name(signature, request.inputs)
