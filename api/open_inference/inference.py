@@ -160,7 +160,7 @@ class PendingInference:
     def _read(self, job: Job) -> InferResponse:
         found = read_outputs(job, self._signature)
         if self._outputs:
-            found = [_choose(found, requested) for requested in self._outputs]
+            found = [choose_output(found, requested) for requested in self._outputs]
         return InferResponse(job.model, job.version, self._id, found)
 
 
@@ -340,6 +340,8 @@ def _read_parameters(parameters: Mapping[str, Any]) -> tuple[str, int | None]:
     if not parameters:
         return "interactive", None
     timeout_us, priority = (_whole_number(parameters, name) for name in ("timeout", "priority"))
+    if parameters.get("sequence_id"):
+        raise Refused("invalid_request", "sequences are not supported: each request is by itself")
     lane = "interactive" if priority < 2 else "bulk"
     return lane, -(-timeout_us // 1000) or None
 
@@ -359,7 +361,8 @@ def _served_shape(served: ServedTensor | None, shape: Sequence[int]) -> tuple[in
     return (1, *shape) if has_no_rows else tuple(shape)
 
 
-def _choose(found: Sequence[OutputTensor], requested: RequestedOutput) -> OutputTensor:
+def choose_output(found: Sequence[OutputTensor], requested: RequestedOutput) -> OutputTensor:
+    """Return an output as it is asked for: its values, or its best classes."""
     tensor = next(tensor for tensor in found if tensor.name == requested.name)
     return _best_classes(tensor, requested.classification) if requested.classification else tensor
 
