@@ -12,7 +12,7 @@ from api.asgi.cors import CorsMiddleware
 from api.asgi.fastapi_adapter import operation_id, to_fastapi_response
 from api.asgi.responses import INTERNAL_ERROR, App, error_response
 from api.gateway.gateway import Gateway
-from api.routes import dead_letters, docs, events, job_query, models, read_tokens, webhooks
+from api.routes import dead_letters, docs, events, job_query, models, open_inference, read_tokens, webhooks
 from api.routes.bulk import batches, files
 from api.routes.hot_jobs import JOBS_PATH, HotRoutes
 from api.routes.jobs import router
@@ -48,6 +48,7 @@ def create_app(gateway: Gateway) -> App:
     app.include_router(batches.router(gateway))
     app.include_router(embeddings.router(gateway))
     app.include_router(rerank.router(gateway))
+    app.include_router(open_inference.router(gateway))
     app.include_router(docs.router(app))
 
     @app.exception_handler(JitneyError)
