@@ -40,7 +40,7 @@ run: export JITNEY_STARTED_AT := $(STARTED_AT)
 run: .venv/installed-$(DEVICE) ## Start Jitney on this machine: http://127.0.0.1:8000 (PORT, JITNEY_MODELS_DIR, JITNEY_REDIS_URL …)
 	@exec $(BIN)/jitney up
 
-test: .venv/installed-dev .venv/apart/bin/openapi-python-client ## All tests
+test: .venv/installed-dev .venv/apart/bin/openapi-python-client .venv/apart/installed-tritonclient ## All tests
 	$(PYTEST)
 
 unit: .venv/installed-dev ## The unit tests: no other process, no socket (half a minute)
@@ -61,12 +61,12 @@ docs: .venv/installed-dev ## Build the documentation, build/site/index.html; a b
 long: .venv/installed-dev $(NEEDS_OF_$(NAME)) ## Soaks, benchmarks, stress, fuzzing: make long NAME=soak ARGS="--minutes 20"; without NAME: their list
 	@$(BIN)/python -m tests.long $(NAME) $(ARGS)
 
-wheel: .venv/bin/python ## Build the wheel, dist/jitney-*.whl
-	rm -rf build dist
-	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps -w dist .
+wheel: .venv/bin/python ## Build the wheels of the service and of its Python client, in dist
+	rm -rf build dist client/build
+	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps -w dist . ./client
 
 clean: ## Remove what was built; the queue in .data stays
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv build dist client/build *.egg-info client/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
@@ -91,6 +91,12 @@ clean: ## Remove what was built; the queue in .data stays
 .venv/apart/bin/%: | .venv/installed-dev
 	@"$(PYTHON)" -m venv .venv/apart
 	@.venv/apart/bin/python -m pip install -q --disable-pip-version-check '$(filter $*>=%,$(TOOLS_APART))'
+
+# It needs another protobuf than ours.
+.venv/apart/installed-tritonclient: | .venv/installed-dev
+	@"$(PYTHON)" -m venv .venv/apart
+	@.venv/apart/bin/python -m pip install -q --disable-pip-version-check 'tritonclient[http,grpc]>=2.73' numpy
+	@touch $@
 
 .venv/installed-atheris: .venv/installed-dev
 	@$(PIP) 'atheris>=3.0'

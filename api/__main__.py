@@ -124,10 +124,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         keepalive_timeout_s=settings.keepalive_timeout_s,
         buffers_bytes=settings.max_buffers_bytes,
     )
-    app = create_app(gateway)
+    app, observer = create_app(gateway), RequestObserver(counters, writes_log=settings.access_log)
     config = uvicorn.Config(
         app if gateway.tracer is None else TracedApp(app, gateway.tracer),
-        http=protocol_with_limits(limits, RequestObserver(gateway.process_counters, writes_log=settings.access_log)),
+        http=protocol_with_limits(limits, observer, gateway.cors),
         ws="none",
         log_config=None,
         access_log=False,

@@ -8,10 +8,11 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from api.asgi.cors import CorsMiddleware
 from api.asgi.fastapi_adapter import operation_id, to_fastapi_response
-from api.asgi.responses import INTERNAL_ERROR, error_response
+from api.asgi.responses import INTERNAL_ERROR, App, error_response
 from api.gateway.gateway import Gateway
-from api.routes import dead_letters, docs, events, models, webhooks
+from api.routes import dead_letters, docs, events, job_query, models, open_inference, read_tokens, webhooks
 from api.routes.bulk import batches, files
 from api.routes.hot_jobs import JOBS_PATH, HotRoutes
 from api.routes.jobs import router
@@ -21,7 +22,7 @@ from jobs.contract.errors import JitneyError, Refused
 _STATUS_CODES = {404: "route_not_found", 405: "method_not_allowed"}
 
 
-def create_app(gateway: Gateway) -> HotRoutes:
+def create_app(gateway: Gateway) -> App:
     """Create the ASGI app of one gateway. Its lifespan starts and stops the gateway's background loops."""
 
     @asynccontextmanager
@@ -37,6 +38,8 @@ def create_app(gateway: Gateway) -> HotRoutes:
     # No redirects to add or remove a slash: their target would come from the caller's Host header.
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False, generate_unique_id_function=operation_id)
     app.include_router(router(gateway))
+    app.include_router(job_query.router(gateway))
+    app.include_router(read_tokens.router(gateway))
     app.include_router(models.router(gateway))
     app.include_router(dead_letters.router(gateway))
     app.include_router(webhooks.router(gateway))
@@ -45,6 +48,7 @@ def create_app(gateway: Gateway) -> HotRoutes:
     app.include_router(batches.router(gateway))
     app.include_router(embeddings.router(gateway))
     app.include_router(rerank.router(gateway))
+    app.include_router(open_inference.router(gateway))
     app.include_router(docs.router(app))
 
     @app.exception_handler(JitneyError)
@@ -76,4 +80,5 @@ def create_app(gateway: Gateway) -> HotRoutes:
         # Starlette logs the error once this response is sent.
         return to_fastapi_response(error_response(JitneyError("internal_error", INTERNAL_ERROR), request.scope["path"]))
 
-    return HotRoutes(app, gateway)
+    routes = HotRoutes(app, gateway)
+    return CorsMiddleware(routes, gateway.cors) if gateway.cors.origins else routes

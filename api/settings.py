@@ -2,6 +2,7 @@
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from api.asgi.cors import read_origins
 from api.auth.authentication import AnonymousAccess
 from jobs.config.logs import LogFormat, LogLevel
 from jobs.config.settings_base import SETTINGS_CONFIG, environment_names
@@ -18,6 +19,10 @@ class GatewaySettings(AddressPolicySettings):
     allow_anonymous: AnonymousAccess = Field(
         "loopback",
         description="callers accepted while there are no API keys: loopback (this machine only), anyone or nobody",
+    )
+    cors_origins: str = Field(
+        "",
+        description="origins whose pages may call, with commas between; `*`: any page that has a key or a read token",
     )
     port: int = Field(
         8000,
@@ -45,7 +50,7 @@ class GatewaySettings(AddressPolicySettings):
     )
     predict_wait_s: float = Field(30, gt=0, description="maximum time POST /predict waits for its job")
     predict_hangup_cancels: bool = Field(
-        default=True, description="cancel a POST /predict without Idempotency-Key when its caller disconnects"
+        default=True, description="cancel POST /predict and /v2/…/infer without a key when their caller disconnects"
     )
     header_timeout_s: float = Field(10, gt=0, description="maximum time to receive the head of a request")
     body_timeout_s: float = Field(30, gt=0, description="maximum time to receive the body of a request")
@@ -103,6 +108,12 @@ class GatewaySettings(AddressPolicySettings):
     log_level: LogLevel = Field("info", description="debug, info, warning or error")
     log_format: LogFormat = Field("text", description="text or json: one line, or one JSON object, a message")
     access_log: bool = Field(default=False, description="log each request: method, path, status, time, tenant and id")
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: str) -> str:
+        read_origins(value)
+        return value
 
     @field_validator("max_buffered_body_bytes")
     @classmethod

@@ -21,7 +21,7 @@ from jobs.store.settings import StoreSettings
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("api", "background", "batching", "cli", "jitney", "jobs", "model_runtime", "scripts", "worker")
+FOLDERS = ("api", "background", "batching", "cli", "client", "jitney", "jobs", "model_runtime", "scripts", "worker")
 MAX_LINES = 400
 LONG_FILES: dict[str, int] = {}  # file → its frozen size, with the reason beside it
 BAGS = {"utils", "util", "common", "helpers", "helper", "core", "base", "manager", "handler", "misc"}
@@ -39,6 +39,23 @@ def test_files_stay_small() -> None:
 
 def test_no_module_is_a_grab_bag() -> None:
     assert [path for path in sources(*FOLDERS) if path.stem in BAGS or path.parent.name in BAGS] == []
+
+
+def test_the_client_and_the_service_import_nothing_of_each_other() -> None:
+    def imported(path: Path) -> set[str]:
+        nodes = [
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
+        names = [
+            node.module or "" if isinstance(node, ast.ImportFrom) else alias.name
+            for node in nodes
+            for alias in node.names
+        ]
+        return {name.partition(".")[0] for name in names}
+
+    assert {path: found for path in sources("client") if (found := imported(path) & {*FOLDERS, "tests"})} == {}
+    service = sources(*(folder for folder in FOLDERS if folder != "client"))
+    assert [path for path in service if "jitney_client" in imported(path)] == []
 
 
 def test_no_test_sleeps() -> None:

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple, Protocol
 
-SWEEPS_PER_LIMIT: Final = 10
+SWEEPS_PER_LIMIT: Final = 10  # checks of a timeout within its time
 SHED_TO: Final = 7 / 8  # of the limit: resetting to exactly the limit would sort all connections again and again
 
 

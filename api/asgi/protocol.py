@@ -1,14 +1,14 @@
 """Extends uvicorn's HTTP protocol: limits size, time and connections, and holds pipelined requests back.
 
 The bytes of a pipelined request are parsed when the response before it is sent. Timeouts need no timer per request,
-because `sweep_connections` checks all connections periodically.
+because `sweep_connections` (api/asgi/connection_limits.py) checks all connections.
 """
 
 import asyncio
 import socket
 import struct
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final, NoReturn, cast
 
@@ -18,9 +18,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.asgi import single_write
 from api.asgi.connection_limits import ConnectionLimits, ConnectionTable
+from api.asgi.cors import CorsPolicy
 from api.asgi.request import parse_url
 from api.asgi.request_boundaries import RequestSplitter
-from api.asgi.request_observer import HUNG_UP, REQUEST_ID, RequestObserver
+from api.asgi.request_observer import REQUEST_ID, RequestObserver
 from api.asgi.responses import error_response
 from api.asgi.tenant_budgets import RETRY_AFTER_S
 from jobs.contract.errors import JitneyError, QueueFull, Refused, RetryLater
@@ -41,6 +42,7 @@ class GatewayProtocol(HttpToolsProtocol):
     limits = ConnectionLimits()
     observer = RequestObserver()
     table = ConnectionTable(limits.buffers_bytes)
+    cors = CorsPolicy(())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._joining = single_write.SingleWriteTransport(cast("asyncio.Transport", transport))
@@ -58,8 +60,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._idle_bytes = self._piece_bytes = 0  # bytes fed without parsed output; bytes of the current piece
         self.url, self._is_upload, self._upload_bytes = b"", False, 0
         self._refusal: JitneyError | None = None
-        self._is_finished = False  # no more bytes are read
-        self._is_kept = False  # kept alive after a response
+        self._is_finished = self._is_kept = False  # no more bytes are read; kept alive after a response
         self._unsent_bytes, self.last_progress_at = 0, 0.0
         self.table.mark_idle(self)
         if len(self.connections) > self.limits.connections and not self.table.evict_idle(self):
@@ -70,9 +71,9 @@ class GatewayProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.table.forget(self)
         self._held = b""
-        if self.cycle is not None and not self.cycle.is_observed:
-            self.cycle.observe(HUNG_UP)
         super().connection_lost(exc)
+        if self.cycle is not None:
+            self.cycle.notify_disconnect()
 
     # ---- receiving
 
@@ -150,8 +151,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
-            # A bug in request_boundaries.py.
-            raise RuntimeError("a request was parsed before the response to the previous one")
+            raise RuntimeError("a request was parsed before the response to the previous one")  # a bug of the splitter
         self.url, self.headers, self.expect_100_continue = b"", [], False
         self._is_request_complete = False
         self._idle_bytes = 0
@@ -366,15 +366,18 @@ class GatewayProtocol(HttpToolsProtocol):
         """Send an error in place of the app's response and close; abort if a response has already started."""
         if self._is_finished or self.transport.is_closing():
             return
+        received: Iterable[tuple[bytes, bytes]] = self.headers  # of the request whose head is being received
         if self.cycle is not None and not self.cycle.response_complete:
             if self.cycle.response_started:
                 self.transport.abort()
                 return
+            received = self.cycle.scope["headers"]
             self.cycle.disconnected = True  # the app stops waiting for the body
             self.cycle.wake()
         response = error_response(error, self.url.partition(b"?")[0].decode("latin-1"))
+        headers = (*response.headers, *self.cors.headers(received))
         fields = response.common_fields() + self.observer.refused(self.cycle, response.status)
-        head = single_write.encode_head(response.status, response.headers, closes=True, encoded=fields)
+        head = single_write.encode_head(response.status, headers, closes=True, encoded=fields)
         self.transport.write(head + response.body)
         self._end()
 
@@ -389,10 +392,9 @@ class GatewayProtocol(HttpToolsProtocol):
         self.loop.call_later(LINGER_S, self.transport.abort)
 
 
-def protocol_with_limits(limits: ConnectionLimits, observer: RequestObserver | None = None) -> type[GatewayProtocol]:
-    attributes = {
-        "limits": limits,
-        "observer": observer or RequestObserver(),
-        "table": ConnectionTable(limits.buffers_bytes),
-    }
+def protocol_with_limits(
+    limits: ConnectionLimits, observer: RequestObserver | None = None, cors: CorsPolicy = GatewayProtocol.cors
+) -> type[GatewayProtocol]:
+    table, observer = ConnectionTable(limits.buffers_bytes), observer or RequestObserver()
+    attributes = {"limits": limits, "observer": observer, "table": table, "cors": cors}
     return type("LimitedProtocol", (GatewayProtocol,), attributes)

@@ -82,6 +82,14 @@ class Request:
         """Return the fields of the query; raises Refused for an unknown or repeated field."""
         return read_query(self.query_string, allowed)
 
+    def take_query_field(self, name: bytes) -> list[bytes]:
+        """Remove a field from the query, for all later code; return its values, which are not decoded."""
+        prefix, fields = name + b"=", self.query_string.split(b"&")
+        self.query_string = self._scope["query_string"] = b"&".join(
+            field for field in fields if not field.startswith(prefix)
+        )
+        return [field.removeprefix(prefix) for field in fields if field.startswith(prefix)]
+
     @property
     def declared_bytes(self) -> int:
         """Return the Content-Length, or 0 without one. The protocol has refused invalid values."""
@@ -116,10 +124,10 @@ class Request:
             return receive
         name = encoding.decode("latin-1").strip().lower()
         if name in ENCODINGS:
-            return GzipReceiver(receive)
+            return GzipReceiver(receive, ENCODINGS[name])
         if name != "identity":
-            message = f"Content-Encoding {name[:80]!r} is not supported: send gzip or identity"
-            raise Refused("unsupported_media_type", message, allowed=["gzip", "identity"])
+            message = f"Content-Encoding {name[:80]!r} is not supported: send gzip, deflate or identity"
+            raise Refused("unsupported_media_type", message, allowed=["gzip", "deflate", "identity"])
         return receive
 
 

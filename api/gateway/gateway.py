@@ -7,6 +7,7 @@ import signal
 from contextlib import suppress
 from typing import Any
 
+from api.asgi.cors import CorsPolicy, read_origins
 from api.asgi.request import Request
 from api.asgi.tenant_budgets import RETRY_AFTER_S, BudgetShare, TenantBudget
 from api.auth.authentication import Authenticator
@@ -62,7 +63,8 @@ class Gateway:
         self.id = secrets.token_hex(8)
         self.settings, self.store = settings, store
         self.bulk, self.storage = bulk, open_storage(bulk.bulk_store)
-        self.callers = Authenticator(store.connection, settings.allow_anonymous, on_loopback=on_loopback)
+        self.cors = CorsPolicy(read_origins(settings.cors_origins))
+        self.callers = Authenticator(store.connection, settings.allow_anonymous, self.cors, on_loopback=on_loopback)
         self.catalog = ModelCatalog(store.connection, settings.default_model)
         self._create_budgets(settings)
         self.waiting, self.submits = JobWaiters(store), SubmitCoalescer(store)

@@ -6,7 +6,7 @@ awaited jobs are read again periodically and on each reconnect, so a lost notifi
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from jobs.contract.errors import StoreUnavailable
 from jobs.contract.job import Job
@@ -111,6 +111,29 @@ class JobWaiters:
             return {job_id: await future for job_id, future in ends.items()}
         finally:
             timer.cancel()
+
+    async def wait_for_ends(self, ends: Sequence[JobFuture], count: int, timeout_s: float) -> list[Job]:
+        """Return the jobs that are final, once `count` waits have ended, or after `timeout_s` or on shutdown.
+
+        The caller must call `forget_all` afterwards.
+        """
+        loop, left = self.running_loop(), count
+        enough = loop.create_future()
+
+        def count_end(_end: JobFuture) -> None:
+            nonlocal left
+            left -= 1
+            if left <= 0 and not enough.done():
+                enough.set_result(None)
+
+        for end in ends:
+            end.add_done_callback(count_end)
+        timer = loop.call_later(timeout_s, end_all_waits, ends)
+        try:
+            await enough
+        finally:
+            timer.cancel()
+        return [job for end in ends if end.done() and (job := end.result()) is not None]
 
     def forget_all(self, ends: Iterable[tuple[str, JobFuture]]) -> None:
         for job_id, future in ends:

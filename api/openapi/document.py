@@ -9,6 +9,7 @@ from starlette.routing import BaseRoute
 
 from api.auth.access_control import PUBLIC_PATHS, PUBLIC_PREFIX
 from api.auth.authentication import AUTH_SCHEMES, KEY_HEADERS
+from api.auth.read_tokens import QUERY_FIELD
 from api.openapi import hot_routes
 from api.openapi.content import ContentWriter
 from api.openapi.error_responses import ErrorResponses
@@ -29,12 +30,13 @@ A job is accepted at once and run in a micro-batch. Its caller waits, reads it l
 notified by a webhook.
 
 Without API keys, anyone on the machine of the service may call it. From the first key on, each call needs one. A
-request may be packed with `Content-Encoding: gzip`. `HEAD` works where `GET` does.
+request may be packed with `Content-Encoding: gzip` or `deflate`. `HEAD` works where `GET` does.
 """
 TAGS: Final = {
     "jobs": "Submit, read, wait for, list and cancel jobs.",
     "events": "Server-sent events of jobs.",
     "text": "Routes that answer texts in the same request.",
+    "open inference": "The Open Inference Protocol v2, as Triton and KServe have it.",
     "files": "Files of lines for batches, by OpenAI's protocol.",
     "batches": "Bulk jobs over the lines of a file, by OpenAI's protocol.",
     "dead letters": "Failed jobs that are kept with their input.",
@@ -48,12 +50,22 @@ PATH_PARAMETERS: Final = {
     "file_id": "The id of the file.",
     "batch_id": "The id of the batch.",
     "name": "The name of the model.",
+    "version": "The number of the version.",
+}
+READ_TOKEN: Final = {
+    "readToken": {
+        "type": "apiKey",
+        "in": "query",
+        "name": QUERY_FIELD.decode(),
+        "description": "A read token of the job, from `POST /v1/jobs/{job_id}/token`, in place of an API key.",
+    }
 }
 RATE_LIMIT_HEADERS: Final = ("RateLimit-Policy", "RateLimit")
 
 
 def build_document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
     """Build the document of an app with these routes. It takes a fraction of a second."""
+    schemes = security_schemes()
     declared = get_openapi(title="Jitney", version="", routes=[*hot_routes.router.routes, *routes])
     content = ContentWriter()
     errors = ErrorResponses(content)
@@ -67,7 +79,8 @@ def build_document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
             errors.add(path, entry["responses"], operation, more_headers)
             if is_public:
                 entry["security"] = []
-    schemes = security_schemes()
+            elif "token_expired" in operation.errors:
+                entry["security"] = [{name: []} for name in (*schemes, *READ_TOKEN)]
     return {
         "openapi": declared["openapi"],
         "info": _info(),
@@ -80,7 +93,7 @@ def build_document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
             "schemas": content.schemas,
             "responses": errors.share(),
             "headers": {name: {"description": text, "schema": schema} for name, (schema, text) in HEADERS.items()},
-            "securitySchemes": schemes,
+            "securitySchemes": schemes | READ_TOKEN,
         },
     }
 

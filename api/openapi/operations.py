@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 from pydantic import Field
 
-from api.openapi.schemas import bulk, dead_letters, health, jobs, model_versions, texts, webhooks
+from api.openapi.schemas import bulk, dead_letters, health, inference, jobs, model_versions, texts, webhooks
 from api.openapi.schemas.bodies import Binary
 
 JSON: Final = "application/json"
@@ -35,6 +35,8 @@ HEADERS: Final[Mapping[str, tuple[Mapping[str, Any], str]]] = {
     "X-Request-ID": (_TEXT, "The id of the request, in log lines about it and its jobs: the caller's, or a new one."),
     "Server-Timing": (_TEXT, "Times of the job by stage in ms, as `queue;dur=0.4, infer;dur=0.9`."),
     "Jitney-Shape": (_TEXT, "The shape of the tensor, as `2,4`."),
+    "Inference-Header-Content-Length": (_WHOLE_NUMBER, "The bytes of the JSON, behind which the raw tensors are."),
+    "Content-Encoding": (_TEXT, "gzip or deflate, if the request accepts it."),
 }
 EVERY_ANSWER: Final = ("X-Request-ID",)  # its headers
 # header of a request that a route reads itself → what it does
@@ -44,6 +46,8 @@ REQUEST_HEADERS: Final = {
     "Last-Event-ID": "Go on behind this event.",
     "X-Request-ID": "An id for the request, up to 128 printable characters. It is kept on the jobs, and returned.",
     "traceparent": "The caller's place in a trace (W3C Trace Context). It is kept on the jobs, and sent with webhooks.",
+    "Inference-Header-Content-Length": "The bytes of the JSON, behind which the raw tensors are. 0: one tensor alone.",
+    "Accept-Encoding": "`gzip` or `deflate`: pack the answer, if it is large.",
 }
 
 
@@ -72,6 +76,7 @@ class Operation(NamedTuple):
 
 
 _JOB: Final = "job_not_found"
+_EXPIRED: Final = "token_expired"  # of the operations that take a read token
 _LETTER: Final = "dead_letter_not_found"
 _DELIVERY: Final = "delivery_not_found"
 _KEY: Final = ("Idempotency-Key",)
@@ -105,6 +110,44 @@ def _change(body: Any, *, is_body_required: bool = False) -> Operation:
     errors = ("model_not_found", "version_not_found", "version_not_ready", "nothing_to_roll_back")
     return Operation(answers, errors, {JSON: body}, is_body_required=is_body_required)
 
+
+def _served(schema: Any, description: str) -> Operation:
+    """Return the operation that reads what a model, or one of its versions, is in the Open Inference Protocol."""
+    return Operation(_json(schema, description), (*_MODEL, "version_not_found", "invalid_input"))
+
+
+_TENSORS: Final = {JSON: inference.InferenceRequest, BYTES: Binary}
+_INFER: Final = Operation(
+    {
+        200: Answer(
+            {JSON: inference.InferenceResponse, BYTES: Binary},
+            "The outputs. As bytes: the JSON, whose length is in a header, and behind it the tensors.",
+            ("Inference-Header-Content-Length", "Content-Encoding"),
+        )
+    },
+    (*_SUBMIT, *_FAILED_JOB, "version_not_found"),
+    _TENSORS,
+    (*_KEY, "Inference-Header-Content-Length", "Accept-Encoding"),
+)
+_INFER_LATER: Final = Operation(
+    _json(jobs.Job, "The job is accepted.", "Location", "Idempotent-Replayed", "Retry-After", status=202),
+    (*_SUBMIT, "version_not_found"),
+    _TENSORS,
+    (*_KEY, "Inference-Header-Content-Length"),
+)
+_MODEL_READY: Final = Operation(
+    {
+        **_json(inference.ServedModelReady, "A live worker serves it."),
+        **_json(inference.ServedModelReady, "None does.", status=503, example={"name": "double", "ready": False}),
+    },
+    ("model_not_found", "version_not_found"),
+)
+_REPOSITORY_CHANGE: Final = Operation(
+    _json(inference.Done, "It is done."),
+    ("model_not_found", "model_unavailable", "wait_over"),
+    {JSON: inference.RepositoryRequest},
+    is_body_required=False,
+)
 
 _SUBMITTED: Final = jobs.Job | jobs.SubmittedJobs
 _SUBMIT_HEADERS: Final = ("Location", "Preference-Applied", "Idempotent-Replayed")
@@ -148,7 +191,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         _SUBMIT_BODY,
         ("Prefer", *_KEY, *_ORIGIN),
     ),
-    "readJob": Operation(_json(jobs.Job, "The job.", "Retry-After"), (_JOB,)),
+    "readJob": Operation(_json(jobs.Job, "The job.", "Retry-After"), (_JOB, _EXPIRED)),
     "readOutput": Operation(
         {
             200: Answer(
@@ -157,14 +200,20 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
                 ("Jitney-Datatype", "Jitney-Shape"),
             )
         },
-        (_JOB, "no_output", "not_acceptable"),
+        (_JOB, _EXPIRED, "no_output", "not_acceptable"),
     ),
     "listJobs": Operation(_json(jobs.JobList, "A page of jobs.")),
+    "queryJobs": Operation(
+        _json(jobs.QueriedJobs, "One entry for each id.", "Retry-After"), ("too_many_jobs",), {JSON: jobs.JobQuery}
+    ),
     "cancelJob": Operation(_json(jobs.Job, "The canceled job."), (_JOB, "job_already_final")),
     "followJob": Operation(
         {**_stream("The events of the job."), 204: Answer({}, "The job has ended, and the caller had all events.")},
-        (_JOB,),
+        (_JOB, _EXPIRED),
         headers=("Last-Event-ID",),
+    ),
+    "makeReadToken": Operation(
+        _json(jobs.ReadToken, "The token."), (_JOB,), {JSON: jobs.ReadTokenRequest}, is_body_required=False
     ),
     "followJobs": Operation(_stream("The events of all jobs."), headers=("Last-Event-ID",)),
     "predictImage": Operation(
@@ -277,5 +326,34 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         ("model_not_found",),
     ),
     "readProcessMetrics": Operation({200: Answer({"text/plain": _METRICS}, "Metrics in Prometheus' text format.")}),
+    "runInference": _INFER,
+    "runVersionInference": _INFER,
+    "submitInference": _INFER_LATER,
+    "submitVersionInference": _INFER_LATER,
+    "readServerMetadata": Operation(_json(inference.ServerMetadata, "The server.")),
+    "checkServerLive": Operation(_json(inference.ServerLive, "The process runs.")),
+    "checkServerReady": Operation(
+        {
+            **_json(inference.ServerReady, "The gateway accepts jobs."),
+            **_json(inference.ServerReady, "It does not.", status=503, example={"ready": False}),
+        }
+    ),
+    "readAllStatistics": Operation(_json(inference.ModelStatistics, "The statistics.")),
+    "listRepository": Operation(
+        _json(inference.RepositoryIndex, "The versions."),
+        (),
+        {JSON: inference.RepositoryIndexRequest},
+        is_body_required=False,
+    ),
+    "loadRepositoryModel": _REPOSITORY_CHANGE,
+    "unloadRepositoryModel": _REPOSITORY_CHANGE,
+    "readModelMetadata": _served(inference.ModelMetadata, "The model."),
+    "readVersionMetadata": _served(inference.ModelMetadata, "The version."),
+    "checkModelReady": _MODEL_READY,
+    "checkVersionReady": _MODEL_READY,
+    "readModelConfig": _served(inference.ModelConfig, "The configuration."),
+    "readVersionConfig": _served(inference.ModelConfig, "The configuration."),
+    "readModelStatistics": _served(inference.ModelStatistics, "The statistics."),
+    "readVersionStatistics": _served(inference.ModelStatistics, "The statistics."),
     "readMetrics": Operation({200: Answer({"text/plain": _METRICS}, "Metrics in Prometheus' text format.")}),
 }

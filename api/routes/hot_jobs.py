@@ -1,4 +1,4 @@
-"""Checks access and limits of every request; serves the hot routes (submit and read jobs) without FastAPI.
+"""Checks access and limits of every request; serves the hot routes (submit and read jobs, infer) without FastAPI.
 
 FastAPI's router, validation and response classes cost several times the work of these routes
 (docs/explanation/decisions/gateway-request-path.md). `api/openapi/hot_routes.py` declares them for OpenAPI.
@@ -10,11 +10,13 @@ import orjson
 
 from api.asgi import responses
 from api.asgi.request import Request, cache_short
+from api.asgi.request_observer import UNMATCHED
 from api.asgi.responses import App, Header, Receive, Scope, Send, catch_errors
 from api.asgi.tenant_budgets import BudgetShare
 from api.auth.access_control import AccessControl
 from api.gateway.gateway import Gateway
 from api.gateway.job_responses import Response, job_response, output_response, server_timing, submitted_job_response
+from api.routes import infer
 from api.submission import multi_job
 from api.submission.parsing import body_limit_bytes, read_job_request
 from api.submission.single_submit import SingleSubmit
@@ -54,8 +56,7 @@ class HotRoutes:
                 budget_share = self._requests.hold(caller.tenant, request.evict)
                 budget_share.grow(1)
         except JitneyError as error:
-            if path == JOBS_PATH:
-                scope["route"] = JOBS_PATH
+            scope["route"] = JOBS_PATH if path == JOBS_PATH else UNMATCHED
             return await responses.error_response(error, path).send(scope, send)
         try:
             if path == JOBS_PATH and method == "POST":
@@ -68,6 +69,10 @@ class HotRoutes:
                     get, scope["route"] = (get_output, OUTPUT_ROUTE) if separator else (get_job, JOB_ROUTE)
                     response = await catch_errors(get(self._gateway, request, job_id), path)
                     return await response.send(scope, send)
+            if (target := infer.read_path(path)) is not None:
+                scope["route"] = target.route
+                response = await catch_errors(infer.infer(self._gateway, request, receive, target), path)
+                return await response.send(scope, send)
             return await self._app(scope, receive, send)
         finally:
             if budget_share is not None:

@@ -95,7 +95,7 @@ async def respond_to_many(
     outcomes = iter(await wait_for_outcomes(gateway, accepted, wait_s))
     results = [next(outcomes) if isinstance(result, Submitted) else result for result in submitted]
     with gateway.outputs.hold(request.tenant, request.evict) as share:
-        entries = await _entries(gateway, results, share)
+        entries = await job_entries(gateway, results, share)
         jobs = [result for result in results if isinstance(result, Job)]
         if not jobs and isinstance(results[0], JitneyError):
             return build_error_response(results[0], PATH, jobs=entries)
@@ -105,7 +105,9 @@ async def respond_to_many(
         return submit_response(orjson.dumps({"jobs": entries}), headers, is_final=is_final)
 
 
-async def _entries(gateway: Gateway, results: list[Job | JitneyError], share: BudgetShare) -> list[dict[str, Any]]:
+async def job_entries(
+    gateway: Gateway, results: Sequence[Job | JitneyError], share: BudgetShare
+) -> list[dict[str, Any]]:
     """Return an entry per job. A link replaces outputs beyond `MAX_OUTPUTS_BYTES` in total, or beyond the budget."""
     entries: list[dict[str, Any]] = []
     for result in results:

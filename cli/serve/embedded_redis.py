@@ -72,12 +72,22 @@ class EmbeddedRedis:
             name=self.engine.family,
             command=self._command(),
             # With an uninstalled locale, which ssh may forward, Redis >= 7.2 and Valkey < 9.1 exit at once.
-            env={**os.environ, "LC_ALL": "C"},
+            env={**os.environ, "LC_ALL": "C", **self._preload()},
             pass_fds=(self._server_lock,),
             stop_s=2.0,
             log=self._dir / "server.log",
             is_ready=self.is_ready,
         )
+
+    def _preload(self) -> dict[str, str]:
+        """Return the variable that gives a server built with the allocator of libc jemalloc, if it is installed.
+
+        jemalloc saves such a server a quarter of its CPU time (docs/explanation/performance.md).
+        """
+        if self.engine.allocator != "libc" or "LD_PRELOAD" in os.environ:
+            return {}
+        library = redis_binary.find_jemalloc()
+        return {"LD_PRELOAD": str(library)} if library else {}
 
     def _command(self) -> tuple[str, ...]:
         options = {

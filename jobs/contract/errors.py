@@ -17,6 +17,7 @@ from typing import Any
 CODES: dict[str, tuple[int, str]] = {
     "malformed_request": (400, "the request cannot be parsed: broken JSON, multipart, base64 or query"),
     "unauthorized": (401, "the request has no API key, or an unknown one"),
+    "token_expired": (401, "the read token in the query has expired"),
     "forbidden": (403, "the key does not permit this; or another site's page called a service without keys"),
     "job_not_found": (404, "no such job, another caller's job, or one whose result is no longer kept"),
     "dead_letter_not_found": (404, "no such dead letter, another caller's, or one that is no longer kept"),

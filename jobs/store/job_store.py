@@ -179,6 +179,21 @@ class JobStore:
         values = await self.run("job/read_and_wait", self._root_of(job_id), gateway, job_id)
         return codec.read_job(job_id, values)
 
+    async def wait_for_many(self, job_ids: Sequence[str], gateway: str) -> dict[str, Job | None]:
+        """Read different jobs as `wait` does, READ_BATCH per script; None for unknown ones."""
+
+        async def read(root: str, ids: Sequence[str]) -> list[tuple[str, Job | None]]:
+            found = await self.run("job/read_many_and_wait", root, gateway, *ids)
+            return [(job_id, codec.read_job(job_id, values)) for job_id, values in zip(ids, found, strict=True)]
+
+        slices = [
+            (root, group[first : first + READ_BATCH])
+            for root, group in self._group_by_shard(job_ids, shard_of)
+            for first in range(0, len(group), READ_BATCH)
+        ]
+        answers = await asyncio.gather(*(read(root, ids) for root, ids in slices))
+        return dict(pair for answer in answers for pair in answer)
+
     async def cancel(self, job_id: str, tenant: str) -> None:
         """Cancel a job. Raises Refused if it is final, or not this tenant's."""
         answer = await self.run("job/cancel", self._root_of(job_id), job_id, tenant, *self.retention_args)

@@ -52,6 +52,12 @@ def test_only_valid_numbers_are_accepted(
         ("JITNEY_WEBHOOK_SCHEMES", "ftp", "must be https, or https,http"),
         ("JITNEY_BULK_STORE", str(ROOT / "README.md"), "is a file; must be a folder, or s3://bucket/prefix"),
         ("JITNEY_BULK_STORE", "s3:/x", None),
+        (
+            "JITNEY_CORS_ORIGINS",
+            "https://app.example/",
+            "'https://app.example/' is not an origin: write `*`",
+        ),
+        ("JITNEY_CORS_ORIGINS", "*,http://localhost:3000", None),
         ("JITNEY_ALLOW_ANONYMOUS", "everybody", "'loopback', 'anyone' or 'nobody'"),
         ("JITNEY_LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
         (

@@ -34,6 +34,9 @@ RUNS: Final = {
     "deliveries": LongRun(
         "10,000 webhooks through an outage of all parts; latency of the first attempt", "10 min", "deliveries"
     ),
+    "client-map": LongRun(
+        "the Python client maps 10,000 inputs, twice, while gateway and worker are killed", "3 min", "client_map"
+    ),
     "rollouts": LongRun(
         "a model upgraded, canaried, promoted, rolled back under load (--minutes 5)", "5 min", "rollouts"
     ),
@@ -84,6 +87,7 @@ def main(argv: list[str]) -> int:
             sys.stdout.write(f"  make long NAME={name:16} {run.takes:>6}  {run.what}\n")
         return 2 if argv else 0
     run = RUNS[argv[0]]
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "client"), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", f"tests.long.{run.module}", *run.args, *argv[1:]]
     return os.execv(sys.executable, command)  # noqa: S606 - our own module
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
+from api.auth.read_tokens import DEFAULT_TTL_S, MAX_TTL_S
 from api.openapi.schemas.bodies import Binary, RequestBody, ResponseBody
 from api.openapi.schemas.errors import JobError, RefusedJob
 from api.openapi.schemas.webhooks import Webhook, WebhookEvent
@@ -18,6 +19,7 @@ Text = Annotated[str, StringConstraints(max_length=MAX_INPUT_TEXT_BYTES)]
 Texts = Annotated[list[Text], Field(min_length=1)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 JOB_ID = "0013e2758e9abaf43ddddbb58a3255b83f"
+_READ_TOKEN = "jt_1769852400_3f9c1b0a5d7e2468_9Qm0vX0V3m1c8oP1yTn2Jd7b5sKx4wZq6LrEuHgFaBc"  # noqa: S105 (made up)
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
@@ -227,6 +229,32 @@ class SubmittedJobs(ResponseBody):
     }
 
 
+class JobQuery(RequestBody):
+    """The jobs to read or to wait for."""
+
+    ids: Annotated[list[str], Field(min_length=1)]
+    """Ids of jobs, up to `JITNEY_MAX_JOBS_PER_REQUEST`."""
+    wait: Annotated[int, Field(ge=0)] = 0
+    """Seconds to wait for the ends of the jobs. Longer waits are cut."""
+    min_final: Annotated[int, Field(ge=1)] | None = None
+    """Answer once so many of the jobs are final, without waiting for the others. Absent: all of them."""
+
+    example: ClassVar[dict[str, Any]] = {"ids": [JOB_ID], "wait": 10, "min_final": 1}
+
+
+class QueriedJobs(ResponseBody):
+    """One entry for each id, in the order sent: the job, or the error that reading it alone has."""
+
+    jobs: list[Job | RefusedJob]
+
+    example: ClassVar[dict[str, Any]] = {
+        "jobs": [
+            _JOB,
+            {"error": {"code": "job_not_found", "message": "no job 17; results are kept for 3600 s", "status": 404}},
+        ]
+    }
+
+
 class Prediction(ResponseBody):
     """A class of the model, and its probability."""
 
@@ -252,3 +280,38 @@ class JobNotification(ResponseBody):
     data: Job
 
     example: ClassVar[dict[str, Any]] = {"type": "job.succeeded", "timestamp": "2026-01-31T09:30:00.003Z", "data": _JOB}
+
+
+class ReadTokenRequest(RequestBody):
+    """How long a read token lasts."""
+
+    ttl_s: Annotated[int, Field(ge=1, le=MAX_TTL_S)] = DEFAULT_TTL_S
+    """Seconds until it expires."""
+
+    example: ClassVar[dict[str, Any]] = {"ttl_s": 600}
+
+
+class ReadTokenUrls(ResponseBody):
+    """The paths that a read token opens, with the token."""
+
+    self: str
+    events: str
+    output: str
+
+
+class ReadToken(ResponseBody):
+    """A token that reads one job."""
+
+    token: str
+    expires_at: datetime
+    urls: ReadTokenUrls
+
+    example: ClassVar[dict[str, Any]] = {
+        "token": _READ_TOKEN,
+        "expires_at": "2026-01-31T09:40:00.000Z",
+        "urls": {
+            "self": f"/v1/jobs/{JOB_ID}?token={_READ_TOKEN}",
+            "events": f"/v1/jobs/{JOB_ID}/events?token={_READ_TOKEN}",
+            "output": f"/v1/jobs/{JOB_ID}/output?token={_READ_TOKEN}",
+        },
+    }

@@ -8,20 +8,26 @@ from threading import Thread
 import pytest
 
 from tests.support.how_to import Page, prepare_folder, run_python
-from tests.support.service import Service
+from tests.support.service import DIGITS, ROOT, Service
 
 PAGE = Page("python-client.md")
 BLOCKS = PAGE.blocks("python")
-CLIENT = "\n".join(block for block in BLOCKS if not block.startswith("# with_"))
 ALONE = [block for block in BLOCKS if block.startswith("# with_")]
+CLIENT = "\n".join(block for block in BLOCKS if block not in ALONE)
+ENV = {"PYTHONPATH": str(ROOT / "client")}
 
 
 def test_the_client_of_the_page_works(service: Service, tmp_path: Path) -> None:
-    expected = ["succeeded 7", "succeeded 3", "failed invalid_image", "succeeded 5", str([str(n) for n in range(10)])]
-    assert run_python(CLIENT, service.url, prepare_folder(tmp_path)).splitlines() == expected
+    first, code, job_id, *printed = run_python(CLIENT, service.url, prepare_folder(tmp_path), ENV).splitlines()
+    assert (first, code, len(job_id)) == ("7", "invalid_image", 34)
+    names = [path.name for path in DIGITS]
+    batch = [str({"total": len(names), "completed": len(names), "failed": 0}), "8"]
+    events = ["queued", "running", "succeeded"]
+    assert [line for line in printed if line not in events] == ["3", *(f"{name} {name[0]}" for name in names), *batch]
+    assert "succeeded" in printed
 
 
-@pytest.mark.parametrize("code", ALONE, ids=["requests", "urllib"])
+@pytest.mark.parametrize("code", ALONE, ids=["httpx", "requests", "urllib"])
 def test_the_short_clients_work(service: Service, tmp_path: Path, code: str) -> None:
     assert run_python(code, service.url, prepare_folder(tmp_path)) == "7\n"
 
@@ -61,8 +67,8 @@ def busy() -> Iterator[str]:
     server.server_close()
 
 
-@pytest.mark.parametrize("code", ["\n".join(BLOCKS[:2]), *ALONE], ids=["httpx", "requests", "urllib"])
+@pytest.mark.parametrize("code", [BLOCKS[0], *ALONE], ids=["jitney_client", "httpx", "requests", "urllib"])
 def test_the_clients_repeat_a_request_with_its_key(busy: str, tmp_path: Path, code: str) -> None:
-    assert run_python(code, busy, prepare_folder(tmp_path)).split()[-1] == "7"
+    assert run_python(code, busy, prepare_folder(tmp_path), ENV).split()[-1] == "7"
     assert len(Busy.keys) == 3
     assert len({*Busy.keys}) == 1

@@ -14,6 +14,7 @@ from api.openapi.operations import OPERATIONS
 from api.openapi.schemas import bulk, jobs, texts, webhooks
 from api.openapi.schemas.bodies import Body
 from api.openapi.schemas.model_versions import NoFields, ShareRequest, VersionRequest
+from api.routes import job_query
 from api.routes.bulk import batches, upload
 from api.routes.models import VERBS
 from api.routes.text import rerank
@@ -83,6 +84,7 @@ def check(schema: dict[str, Any], value: Any) -> None:
 def test_the_fields_of_requests_are_those_that_their_parsers_take() -> None:
     assert fields_of(jobs.JobRequest) == set(JSON_FIELDS)
     assert fields_of(jobs.JobInput) == set(INPUT_FIELDS)
+    assert fields_of(jobs.JobQuery) == set(job_query.FIELDS)
     assert fields_of(jobs.JobForm) == set(parsing.FORM_FIELDS)
     assert fields_of(webhooks.WebhookReceiver) == set(webhook_request.FIELDS)
     assert fields_of(texts.EmbeddingsRequest) == set(embeddings.FIELDS)

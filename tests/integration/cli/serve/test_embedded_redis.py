@@ -36,6 +36,34 @@ def server_pid(data_dir: Path) -> int:
     return int((data_dir / "server.pid").read_text())
 
 
+JEMALLOC = redis_binary.find_jemalloc()
+
+
+@needs_wheel
+@pytest.mark.skipif(not JEMALLOC, reason="jemalloc is not installed")
+def test_a_server_built_without_jemalloc_runs_with_that_of_the_machine(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_on_path(monkeypatch, tmp_path / "bin")
+    with running_server(data_dir) as server:
+        assert server.engine.allocator == "libc"
+        assert "libjemalloc" in Path(f"/proc/{server_pid(data_dir)}/maps").read_text()
+    monkeypatch.setenv("LD_PRELOAD", "")  # set by the operator, who wants another one or none
+    with running_server(data_dir):
+        assert "libjemalloc" not in Path(f"/proc/{server_pid(data_dir)}/maps").read_text()
+
+
+@needs_redis
+def test_a_server_built_with_jemalloc_gets_no_other(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_binary, "_wheel", list)
+    put_on_path(monkeypatch, tmp_path / "bin", DEBIAN_REDIS)
+    with running_server(data_dir) as server:
+        assert server.engine.allocator == "jemalloc"
+        assert b"LD_PRELOAD" not in Path(f"/proc/{server_pid(data_dir)}/environ").read_bytes()
+
+
 def put_on_path(monkeypatch: pytest.MonkeyPatch, folder: Path, *binaries: Path) -> None:
     """A PATH with these servers and no others."""
     folder.mkdir()

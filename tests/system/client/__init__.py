@@ -1,0 +1,1 @@
+"""Jobs through a whole service: fairness, back-pressure, crashes, outages, invalid input."""
