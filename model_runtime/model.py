@@ -224,6 +224,7 @@ class Model:
             "columns": self._columns,
             "inputs": [tensor_spec.card() for tensor_spec in self._engine.inputs],
             "outputs": [tensor_spec.card() for tensor_spec in self._engine.outputs],
+            "unbatched": self._engine.unbatched,
             "max_batch": self.max_batch,
             "buckets": list(self.buckets),
             "lengths": self._lengths_card(),

@@ -76,6 +76,15 @@ def encode_rows(array: Array) -> list[bytes]:
     return encode_rows(flat[:middle]) + encode_rows(flat[middle:])
 
 
+def encode_base64_rows(array: Array) -> list[bytes]:
+    """Return the base64 text of the values of each row, without quotes, as `encode_output` writes a Base64."""
+    if array.dtype.kind == "O":
+        return [b64encode(Base64(row).raw()) for row in array.reshape(len(array), -1)]
+    raw = Base64(array).raw()
+    size = len(raw) // len(array)
+    return [b64encode(raw[first : first + size]) for first in range(0, len(raw), size)] if size else [b""] * len(array)
+
+
 def _encode(value: Any) -> Iterator[bytes]:
     """Yield the JSON of a value in pieces of about a slice."""
     if _weight(value) <= SLICE_VALUES:

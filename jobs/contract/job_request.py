@@ -22,7 +22,7 @@ _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 class JobRequest(NamedTuple):
     """A job request. Exactly one of image, audio, tensors, raw, fields and text is set.
 
-    `raw`: bytes that may be an image, audio or a tensor.
+    `raw`: bytes that may be an image, audio or a tensor. `tensors`: a JSON tensor, or a Tensor, by name.
     `fields`: an `input` object that stays JSON (jobs/contract/input_fields.py). `text`: in UTF-8.
     `webhook` is unchecked; jobs/contract/webhook_request.py validates it. `rows`: the input has this many rows.
     """
@@ -40,6 +40,8 @@ class JobRequest(NamedTuple):
     fields: Mapping[str, Any] | None = None
     text: bytes | None = None
     audio: bytes | None = None
+    version: str = ""  # that the caller asks for; "": the one that the rollout plan chooses
+    card: Mapping[str, Any] | None = None  # of the version, if it is chosen already
 
 
 def read_json_fields(fields: Mapping[str, Any], model: str = "", lane: str = "interactive") -> JobRequest:

@@ -76,15 +76,22 @@ def read_tensor_header(name: str, value: Any) -> tuple[str, tuple[int, ...]]:
     if not isinstance(datatype, str) or (datatype not in DATATYPES and datatype != TEXTS):
         message = f"tensor {describe_value(name)}: datatype {describe_value(datatype)} is not one of the allowed ones"
         raise Refused("invalid_input", message, allowed=[*DATATYPES, TEXTS])
-    if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < MAX_DIMENSION for size in shape):
+    check_shape(name, shape)
+    if ("data" in value) == ("b64" in value):
+        raise Refused("invalid_request", f"tensor {describe_value(name)} must have one of data and b64")
+    return datatype, tuple(shape)
+
+
+def check_shape(name: str, shape: Any) -> None:
+    """Raise Refused unless a shape is a list or tuple of possible sizes."""
+    if not isinstance(shape, list | tuple) or not all(
+        type(size) is int and 0 <= size < MAX_DIMENSION for size in shape
+    ):
         raise Refused("invalid_request", f"tensor {describe_value(name)}: shape must be a list of whole numbers from 0")
     if 0 in shape and prod(filter(None, shape)) >= MAX_DIMENSION:
         raise Refused(
             "invalid_input", f"tensor {describe_value(name)}: the other dimensions of an empty tensor are too large"
         )
-    if ("data" in value) == ("b64" in value):
-        raise Refused("invalid_request", f"tensor {describe_value(name)} must have one of data and b64")
-    return datatype, tuple(shape)
 
 
 def read_tensor_values(name: str, datatype: str, shape: tuple[int, ...], value: Mapping[str, Any]) -> Tensor:

@@ -39,7 +39,8 @@ class ModelCatalog(PeriodicRefresh):
         self._refreshed = asyncio.Event()
         self.cluster = ClusterState([], [])
         self.plans: Mapping[str, RolloutPlan] = {}
-        self._choices: dict[str, _VersionChoice] = {}  # results of `find` since the last refresh
+        # Results of `find` since the last refresh, by name, or name and version.
+        self._choices: dict[str | tuple[str, str], _VersionChoice] = {}
         self._is_loaded, self._refreshed_at = False, 0.0
 
     async def refresh(self) -> None:
@@ -64,13 +65,22 @@ class ModelCatalog(PeriodicRefresh):
         self._refreshed.clear()
         await self._refreshed.wait()
 
+    @property
+    def is_loaded(self) -> bool:
+        """Return whether the announcements were read once."""
+        return self._is_loaded
+
     def names(self) -> list[str]:
         return sorted({card["name"] for card in self.cluster.cards})
 
-    def find(self, name: str) -> ModelCard:
-        """Return the card of the version for a new job. Raises Refused for an unknown model."""
-        if (choice := self._choices.get(name)) is None:
-            choice = self._choices[name] = self._search(name)
+    def find(self, name: str, version: str = "") -> ModelCard:
+        """Return the card of the version for a new job. Raises Refused for an unknown model or version.
+
+        `version`: the one that the caller asks for; empty: the one that the rollout plan chooses.
+        """
+        key = (name, version) if version else name
+        if (choice := self._choices.get(key)) is None:
+            choice = self._choices[key] = self._search_version(name, version) if version else self._search(name)
         if len(choice.cards) == 1:
             return choice.cards[0]
         return random.choices(choice.cards, cum_weights=choice.up_to)[0]  # noqa: S311 (load sharing, not secrecy)
@@ -102,6 +112,17 @@ class ModelCatalog(PeriodicRefresh):
         # No live worker runs it: queue the job for the next worker that does.
         best = plan.stable if plan.stable in cards else max(cards, key=version_number)
         return _VersionChoice([cards[best]], [version_routing.ALL_PERCENT])
+
+    def _search_version(self, name: str, version: str) -> _VersionChoice:
+        chosen = self._search(name)  # raises for a model that takes no jobs
+        name = chosen.cards[0]["name"]
+        cards = {card["version"]: card for card in self.cluster.cards if card["name"] == name}
+        running = version_routing.list_running_versions(self.cluster, name)
+        # While no worker runs the model, a job waits for the next worker, as in `_search`.
+        if version not in (running or cards):
+            message = f"no live worker runs version {version[:20]} of model {name}"
+            raise Refused("version_not_found", message, allowed=running or [*cards])
+        return _VersionChoice([cards[version]], [version_routing.ALL_PERCENT])
 
     def _default_name(self) -> str:
         if self._default:

@@ -36,7 +36,7 @@ def admit(
     max_deadline_ms: int,
 ) -> Submission:
     """Return the submission for a job request. Raises Refused. The caller has checked the key."""
-    card = catalog.find(request.model)
+    card = request.card or catalog.find(request.model, request.version)
     rows = request.rows or 0
     if rows:
         _check_rows(rows, card)
@@ -53,6 +53,7 @@ def admit(
         parts += [webhook.encode()] if webhook else []
         parts += [b"deadline_ms %d" % request.deadline_ms] if request.deadline_ms is not None else []
         parts += [b"rows %d" % rows] if rows else []
+        parts += [b"version %b" % request.version.encode()] if request.version else []
         digest = sha256(b"\0".join(sha256(part).digest() for part in parts)).hexdigest()[:DIGEST_CHARS]
     return Submission(
         id=new_job_id(choose_shard(shards, tenant, idempotency_key)),
@@ -230,7 +231,8 @@ def _read_tensors(values: Mapping[str, Any], card: ModelCard, rows: int) -> dict
 
 
 def _read_tensor(name: str, value: Any, spec: Mapping[str, Any], rows: int) -> Tensor:
-    datatype, shape = tensors.read_tensor_header(name, value)
+    """Return the tensor of a JSON value, or a Tensor, whose values fit its shape. Raises Refused."""
+    datatype, shape = value[:2] if type(value) is Tensor else tensors.read_tensor_header(name, value)
     if datatype != spec["datatype"]:
         raise Refused("invalid_input", f"tensor {name!r} has datatype {spec['datatype']}, not {datatype!r}")
     expected = [rows, *spec["shape"]] if rows else spec["shape"]
@@ -238,4 +240,4 @@ def _read_tensor(name: str, value: Any, spec: Mapping[str, Any], rows: int) -> T
         first = "the rows first" if rows else "no batch dimension"
         message = f"tensor {name!r} has shape {expected} (-1 = any size, {first}), not {list(shape[:20])}"
         raise Refused("invalid_input", message)
-    return tensors.read_tensor_values(name, datatype, shape, value)
+    return value if type(value) is Tensor else tensors.read_tensor_values(name, datatype, shape, value)

@@ -60,6 +60,7 @@ class CustomEngineAdapter:
         self.checked: bool | None = None
         self.drift: float | None = None
         self.gpu: int | None = None
+        self.unbatched: list[str] = []  # each tensor has the rows first
         self.placement: dict[str, int] = {}
         self.provider_note = f"custom engine {self._class_path}"
         self._types = {tensor_spec.name: DTYPES[tensor_spec.datatype] for tensor_spec in self.outputs}

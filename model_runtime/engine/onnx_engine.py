@@ -106,6 +106,11 @@ class OnnxEngine:
         return {name: axis for name, axis in self._axes.inputs.items() if axis is not None}
 
     @property
+    def unbatched(self) -> list[str]:
+        """Return the inputs and outputs that have no batch dimension in the file."""
+        return [name for axes in (self._axes.inputs, self._axes.outputs) for name, axis in axes.items() if axis is None]
+
+    @property
     def declared_padding(self) -> Padding | None:
         """Return the padding that model.toml describes."""
         return self._axes.padding

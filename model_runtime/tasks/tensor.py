@@ -13,7 +13,7 @@ from batching.collation import group_of
 from jobs.contract import tensors
 from jobs.contract.errors import Refused
 from model_runtime.bfloat16 import BF16, from_bf16, to_bf16
-from model_runtime.output_encoding import Base64, encode_rows
+from model_runtime.output_encoding import Base64, encode_base64_rows, encode_rows
 from model_runtime.spec.model_toml import ModelSpec
 from model_runtime.tasks.task import PreparedRow, Task, read_encoding
 from model_runtime.tensor_spec import DTYPES, Array, TensorSpec
@@ -84,33 +84,50 @@ class TensorTask(Task):
         return {"tensors": {spec.name: _show(spec, outputs[spec.name], is_base64=is_base64) for spec in self.outputs}}
 
     def encode_batch(self, outputs: Mapping[str, Array], parameters: Sequence[Mapping[str, Any]]) -> list[bytes] | None:
-        """Return the JSON of each row of a batch; None if the rows are large, or have parameters."""
-        if any(parameters):
-            return None
+        """Return the JSON of each row of a batch; None if the rows are large."""
         arrays = [outputs[spec.name] for spec in self.outputs]
         if sum(array[0, ...].size for array in arrays) > MAX_ROW_VALUES:
             return None
+        if not any(parameters):
+            return self._encode_rows(arrays, is_base64=False)
+        is_base64 = [read_encoding(each, _ENCODINGS) == "base64" for each in parameters]
+        if all(is_base64):
+            return self._encode_rows(arrays, is_base64=True)
+        both = zip(*(self._encode_rows(arrays, is_base64=form) for form in (False, True)), strict=True)
+        return [texts[form] for texts, form in zip(both, is_base64, strict=True)]
+
+    def _encode_rows(self, arrays: Sequence[Array], *, is_base64: bool) -> list[bytes]:
+        """Return the JSON of each row of small outputs, in their order."""
         heads = [
-            _head(spec.name, spec.datatype, array.shape[1:]) for spec, array in zip(self.outputs, arrays, strict=True)
+            _head(spec.name, spec.datatype, array.shape[1:], "b64" if is_base64 else "data")
+            for spec, array in zip(self.outputs, arrays, strict=True)
         ]
+        end = b'"}' if is_base64 else b"]}"
+        if is_base64:
+            texts = [encode_base64_rows(_exact(spec, array)) for spec, array in zip(self.outputs, arrays, strict=True)]
+        else:
+            texts = [*map(encode_rows, arrays)]
         if len(arrays) == 1:
-            head = b'{"tensors":{' + heads[0]
-            return [b"%b%b]}}}" % (head, text) for text in encode_rows(arrays[0])]
-        rows = zip(*map(encode_rows, arrays), strict=True)
-        shown = (b"]},".join(map(add, heads, texts)) for texts in rows)
-        return [b'{"tensors":{%b]}}}' % tensors for tensors in shown]
+            head, tail = b'{"tensors":{' + heads[0], end + b"}}"
+            return [b"%b%b%b" % (head, text, tail) for text in texts[0]]
+        shown = ((end + b",").join(map(add, heads, row)) for row in zip(*texts, strict=True))
+        return [b'{"tensors":{%b%b}}' % (tensors, end) for tensors in shown]
 
 
 @lru_cache
-def _head(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
-    """Return the JSON of one row of an output, up to its values."""
-    tensor = {"datatype": datatype, "shape": shape, "data": ()}
-    return orjson.dumps(name) + b":" + orjson.dumps(tensor).removesuffix(b"]}")
+def _head(name: str, datatype: str, shape: tuple[int, ...], field: str) -> bytes:
+    """Return the JSON of one row of an output, up to its values, which are in `field`."""
+    tensor = {"datatype": datatype, "shape": shape, field: () if field == "data" else ""}
+    return orjson.dumps(name) + b":" + orjson.dumps(tensor)[:-2]
+
+
+def _exact(tensor_spec: TensorSpec, array: Array) -> Array:
+    """Return the array whose bytes are the values of an output."""
+    return to_bf16(array) if tensor_spec.datatype == BF16 else array
 
 
 def _show(tensor_spec: TensorSpec, array: Array, *, is_base64: bool) -> dict[str, Any]:
-    exact = to_bf16(array) if is_base64 and tensor_spec.datatype == BF16 else array
-    values = {"b64": Base64(exact)} if is_base64 else {"data": array.ravel()}
+    values = {"b64": Base64(_exact(tensor_spec, array))} if is_base64 else {"data": array.ravel()}
     return {"datatype": tensor_spec.datatype, "shape": list(array.shape), **values}
 
 

@@ -19,10 +19,13 @@ def task_with(outputs: Sequence[TensorSpec], folder: Path) -> TensorTask:
     return TensorTask(read_spec(folder), folder, [TensorSpec("x", "FP32", (4,))], outputs)
 
 
-def one_by_one(task: TensorTask, outputs: dict[str, Array]) -> list[bytes]:
+def one_by_one(
+    task: TensorTask, outputs: dict[str, Array], parameters: Sequence[dict[str, str]] | None = None
+) -> list[bytes]:
     count = len(next(iter(outputs.values())))
     rows = [{name: array[row, ...] for name, array in outputs.items()} for row in range(count)]
-    return [encode_output(task.postprocess(row, {}), ALL, ALL)[0] for row in rows]
+    each = parameters or [{}] * count
+    return [encode_output(task.postprocess(row, own), ALL, ALL)[0] for row, own in zip(rows, each, strict=True)]
 
 
 def values(datatype: str, shape: Sequence[int]) -> Array:
@@ -42,6 +45,23 @@ def test_one_output(datatype: str, shape: tuple[int, ...], count: int, tmp_path:
     task = task_with([TensorSpec("y", datatype, shape)], tmp_path)
     outputs = {"y": values(datatype, (count, *shape))}
     assert task.encode_batch(outputs, [{}] * len(next(iter(outputs.values())))) == one_by_one(task, outputs)
+
+
+@pytest.mark.parametrize("count", [1, 37])
+@pytest.mark.parametrize("shape", [(), (10,), (2, 3), (0,)])
+@pytest.mark.parametrize("datatype", DTYPES)
+def test_base64(datatype: str, shape: tuple[int, ...], count: int, tmp_path: Path) -> None:
+    task = task_with([TensorSpec("y", datatype, shape), TensorSpec("z", datatype, shape)], tmp_path)
+    outputs = {name: values(datatype, (count, *shape)) for name in "yz"}
+    parameters = [{"encoding": "base64"}] * count
+    assert task.encode_batch(outputs, parameters) == one_by_one(task, outputs, parameters)
+
+
+def test_rows_of_different_encodings(tmp_path: Path) -> None:
+    task = task_with([TensorSpec("y", "FP32", (3,))], tmp_path)
+    outputs = {"y": values("FP32", (4, 3))}
+    parameters: list[dict[str, str]] = [{}, {"encoding": "base64"}, {"encoding": "json"}, {"encoding": "base64"}]
+    assert task.encode_batch(outputs, parameters) == one_by_one(task, outputs, parameters)
 
 
 def test_several_outputs_with_names_to_be_escaped(tmp_path: Path) -> None:
