@@ -19,7 +19,14 @@ _GRPC_CHECK = re.compile(r"^GRPC_GENERATED_VERSION = .*?^    \)\n", re.DOTALL | 
 
 def generate(folder: Path) -> list[Path]:
     """Write the code to `folder`, at its path from the root of the project; return the files."""
-    command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", f"--python_out={folder}", f"--grpc_python_out={folder}"]
+    command = [
+        sys.executable,
+        "-m",
+        "grpc_tools.protoc",
+        "-I.",
+        f"--python_out={folder}",
+        f"--grpc_python_out={folder}",
+    ]
     subprocess.run([*command, str(PROTO)], cwd=ROOT, check=True)
     files = [folder / FOLDER / f"{PROTO.stem}_pb2{kind}.py" for kind in ("", "_grpc")]
     for file in files:

@@ -6,7 +6,7 @@ In a large message the raw tensors are found without protobuf, so that their byt
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
@@ -15,8 +15,6 @@ from api.asgi.tenant_budgets import BudgetShare
 from api.grpc_server.generated import open_inference_pb2 as pb
 from api.open_inference.inference import InferInput, InferRequest, InferResponse, RequestedOutput
 from jobs.contract.errors import Refused
-
-T = TypeVar("T", bound=Message)
 
 LARGE_BYTES: Final = 64 << 10  # from which on raw tensors are not parsed by protobuf
 MAX_FIELDS: Final = 4096  # at the top of a large message
@@ -204,6 +202,6 @@ def encode_varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def fill(message: T, values: Mapping[str, Any]) -> T:
+def fill(message: Message, values: Mapping[str, Any]) -> Message:
     """Set the fields of a message from plain values. Fields that the message does not have are left out."""
     return json_format.ParseDict(values, message, ignore_unknown_fields=True)
