@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from api.asgi.fastapi_adapter import operation_id, to_fastapi_response
 from api.asgi.responses import INTERNAL_ERROR, error_response
 from api.gateway.gateway import Gateway
-from api.routes import dead_letters, docs, events, models, webhooks
+from api.routes import dead_letters, docs, events, models, open_inference, webhooks
 from api.routes.bulk import batches, files
 from api.routes.hot_jobs import JOBS_PATH, HotRoutes
 from api.routes.jobs import router
@@ -45,6 +45,7 @@ def create_app(gateway: Gateway) -> HotRoutes:
     app.include_router(batches.router(gateway))
     app.include_router(embeddings.router(gateway))
     app.include_router(rerank.router(gateway))
+    app.include_router(open_inference.router(gateway))
     app.include_router(docs.router(app))
 
     @app.exception_handler(JitneyError)

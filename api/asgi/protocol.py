@@ -57,8 +57,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._idle_bytes = self._piece_bytes = 0  # bytes fed without parsed output; bytes of the current piece
         self.url, self._is_upload, self._upload_bytes = b"", False, 0
         self._refusal: JitneyError | None = None
-        self._is_finished = False  # no more bytes are read
-        self._is_kept = False  # kept alive after a response
+        self._is_finished = self._is_kept = False  # no more bytes are read; kept alive after a response
         self._unsent_bytes, self.last_progress_at = 0, 0.0
         self.table.mark_idle(self)
         if len(self.connections) > self.limits.connections and not self.table.evict_idle(self):
@@ -70,6 +69,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self.table.forget(self)
         self._held = b""
         super().connection_lost(exc)
+        if self.cycle is not None:
+            self.cycle.notify_disconnect()
 
     # ---- receiving
 
@@ -147,8 +148,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
-            # A bug in request_boundaries.py.
-            raise RuntimeError("a request was parsed before the response to the previous one")
+            raise RuntimeError("a request was parsed before the response to the previous one")  # a bug of the splitter
         self.url, self.headers, self.expect_100_continue = b"", [], False
         self._is_request_complete = False
         self._idle_bytes = 0

@@ -110,10 +110,10 @@ class Request:
             return receive
         name = encoding.decode("latin-1").strip().lower()
         if name in ENCODINGS:
-            return GzipReceiver(receive)
+            return GzipReceiver(receive, ENCODINGS[name])
         if name != "identity":
-            message = f"Content-Encoding {name[:80]!r} is not supported: send gzip or identity"
-            raise Refused("unsupported_media_type", message, allowed=["gzip", "identity"])
+            message = f"Content-Encoding {name[:80]!r} is not supported: send gzip, deflate or identity"
+            raise Refused("unsupported_media_type", message, allowed=["gzip", "deflate", "identity"])
         return receive
 
 

@@ -98,11 +98,24 @@ def _openai_error(error: JitneyError, details: Details, headers: Sequence[Header
     return HttpResponse(error.status, orjson.dumps({"error": fields}), (*headers, (b"x-should-retry", retry)))
 
 
+def _inference_error(error: JitneyError, details: Details, headers: Sequence[Header]) -> HttpResponse:
+    """Build the error body of the Open Inference Protocol, which knows status 400 for any invalid request."""
+    allowed = details.get("allowed")
+    message = (
+        error.message if allowed is None else f"{error.message}; allowed: {', '.join(map(str, allowed)) or 'none'}"
+    )
+    status = HTTPStatus.BAD_REQUEST if error.status == HTTPStatus.UNPROCESSABLE_ENTITY else error.status
+    if error.status == HTTPStatus.METHOD_NOT_ALLOWED and not any(name == b"allow" for name, _ in headers):
+        headers = (*headers, (b"allow", b"POST"))
+    return HttpResponse(status, orjson.dumps({"error": message}), headers)
+
+
 _ERROR_FORMATS: Final = (
     ("/predict", _predict_error),
     ("/v1/files", _openai_error),
     ("/v1/batches", _openai_error),
     ("/v1/embeddings", _openai_error),
+    ("/v2", _inference_error),
 )
 
 

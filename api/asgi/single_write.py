@@ -92,6 +92,7 @@ class SingleWriteCycle(RequestResponseCycle):
     is_answered_early = False  # the response was sent before the request was received
     _is_read = False  # the app has received the whole body
     arrival: asyncio.Event | None = None
+    on_disconnect: Callable[[], None] | None = None  # called if the caller disconnects before the response
 
     def __init__(  # uvicorn's constructor would create an Event and set attributes that are seldom used
         self,
@@ -124,6 +125,11 @@ class SingleWriteCycle(RequestResponseCycle):
         """Wake the app if it waits in `receive`."""
         if self.arrival is not None:
             self.arrival.set()
+
+    def notify_disconnect(self) -> None:
+        """Call `on_disconnect` if the caller has disconnected before the response."""
+        if self.disconnected and self.on_disconnect is not None:
+            self.on_disconnect()
 
     async def run_asgi(self, app: Any) -> None:
         """Run the app; log what it raises, and respond with status 500 or reset the connection."""
@@ -232,6 +238,14 @@ def take_body(receive: Callable[[], Any]) -> bytes | None:
     """Return the whole body of the request of this `receive`; None if it has not arrived: then call `receive`."""
     cycle = getattr(receive, "__self__", None)
     return cycle.take_body() if isinstance(cycle, SingleWriteCycle) else None
+
+
+def call_on_disconnect(receive: Callable[[], Any], callback: Callable[[], None]) -> None:
+    """Call a function once the caller of the request of this `receive` has disconnected, unless it was answered."""
+    cycle = getattr(receive, "__self__", None)
+    if isinstance(cycle, SingleWriteCycle):
+        cycle.on_disconnect = callback
+        cycle.notify_disconnect()
 
 
 def encode_fields(headers: Sequence[tuple[bytes, bytes]]) -> bytes:

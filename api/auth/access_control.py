@@ -17,11 +17,15 @@ from jobs.tenants.limits import TenantLimits
 DOCS_PATH: Final = "/docs"  # the page; it asks for a key to read the OpenAPI document
 DOCS_FILES: Final = ("docs.js", "swagger-ui-bundle.js", "swagger-ui.css")
 PUBLIC_PATHS: Final = frozenset(
-    {"/", "/healthz", "/readyz", DOCS_PATH, *(f"{DOCS_PATH}/{name}" for name in DOCS_FILES)}
+    {
+        *("/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"),
+        *(DOCS_PATH, *(f"{DOCS_PATH}/{name}" for name in DOCS_FILES)),
+    }
 )
 PUBLIC_PREFIX: Final = "/readyz/models/"
 ADMIN_PATHS: Final = frozenset({"/metrics"})
-MODELS_PREFIX: Final = "/v1/models/"  # any key may read here, but only an admin may change anything
+# Any key may read here, but only an admin may change anything.
+MODELS_PREFIXES: Final = ("/v1/models/", "/v2/repository/models/")
 
 
 class AccessControl:
@@ -36,7 +40,7 @@ class AccessControl:
         if request.path in PUBLIC_PATHS or request.path.startswith(PUBLIC_PREFIX):
             return None
         caller = self._callers.find(request)
-        changes_models = request.path.startswith(MODELS_PREFIX) and request.method != "GET"
+        changes_models = request.path.startswith(MODELS_PREFIXES) and request.method != "GET"
         if (request.path in ADMIN_PATHS or changes_models) and not caller.is_admin:
             raise Refused("forbidden", f"{request.path[:200]} needs an API key with the role admin")
         return caller

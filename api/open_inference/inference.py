@@ -31,7 +31,7 @@ from jobs.contract.lifecycle import State
 from jobs.contract.tensors import TEXTS, Tensor
 
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
-_BASE64: Final = MappingProxyType({"encoding": "base64"})  # outputs as exact bytes
+_BASE64: Final = {"encoding": "base64"}  # outputs as exact bytes
 MAX_ID_CHARS: Final = 256
 # How a score is written, so that the same number is read: significant digits of floats.
 _DIGITS: Final = {"FP16": ".5g", "BF16": ".5g", "FP32": ".9g", "FP64": ".17g"}

@@ -10,6 +10,7 @@ from pydantic_core import core_schema
 from api.openapi.operations import NOTIFICATIONS, OPERATIONS
 from api.openapi.schemas.bodies import Body
 from api.openapi.schemas.errors import OpenAIError, PredictProblem, Problem
+from api.openapi.schemas.inference import InferenceError
 
 REFS: Final = "#/components/schemas/{model}"
 
@@ -53,7 +54,7 @@ class ContentWriter:
 
 
 def _all_types() -> Iterator[Any]:
-    yield from (Problem, PredictProblem, OpenAIError)
+    yield from (Problem, PredictProblem, OpenAIError, InferenceError)
     for _, content in NOTIFICATIONS.values():
         yield from content.values()
     for operation in OPERATIONS.values():

@@ -28,12 +28,13 @@ A job is accepted at once and run in a micro-batch. Its caller waits, reads it l
 notified by a webhook.
 
 Without API keys, anyone on the machine of the service may call it. From the first key on, each call needs one. A
-request may be packed with `Content-Encoding: gzip`. `HEAD` works where `GET` does.
+request may be packed with `Content-Encoding: gzip` or `deflate`. `HEAD` works where `GET` does.
 """
 TAGS: Final = {
     "jobs": "Submit, read, wait for, list and cancel jobs.",
     "events": "Server-sent events of jobs.",
     "text": "Routes that answer texts in the same request.",
+    "open inference": "The Open Inference Protocol v2, as Triton and KServe have it.",
     "files": "Files of lines for batches, by OpenAI's protocol.",
     "batches": "Bulk jobs over the lines of a file, by OpenAI's protocol.",
     "dead letters": "Failed jobs that are kept with their input.",
@@ -47,6 +48,7 @@ PATH_PARAMETERS: Final = {
     "file_id": "The id of the file.",
     "batch_id": "The id of the batch.",
     "name": "The name of the model.",
+    "version": "The number of the version.",
 }
 RATE_LIMIT_HEADERS: Final = ("RateLimit-Policy", "RateLimit")
 

@@ -12,7 +12,9 @@ import orjson
 from api.asgi.responses import error_response
 from api.openapi.content import ContentWriter
 from api.openapi.operations import HEADERS, Operation, header_refs
+from api.openapi.schemas.bodies import Body
 from api.openapi.schemas.errors import OpenAIError, PredictProblem, Problem
+from api.openapi.schemas.inference import InferenceError
 from jobs.contract.errors import CODES, JitneyError, RetryLater
 
 # Codes of errors that any operation may answer: all, those that need a key, those that take a body.
@@ -33,8 +35,9 @@ class ErrorResponses:
     def add(self, path: str, answers: dict[str, Any], operation: Operation, more_headers: tuple[str, ...]) -> None:
         """Add the errors of an operation to its answers by status. `more_headers`: empty for a public operation."""
         codes = {*ANY, *operation.errors, *(PRIVATE if more_headers else ()), *(WITH_BODY if operation.body else ())}
-        for status in sorted({CODES[code][0] for code in codes}):
-            of_status = tuple(code for code in CODES if code in codes and CODES[code][0] == status)
+        statuses = {code: error_response(_error(code), path).status for code in CODES if code in codes}
+        for status in sorted(set(statuses.values())):
+            of_status = tuple(code for code, own in statuses.items() if own == status)
             schema, response = self._response(path, of_status, more_headers)
             if (own := answers.get(str(status))) is not None:  # as that of /readyz
                 own["content"] |= response["content"]
@@ -66,7 +69,7 @@ class ErrorResponses:
         error = _error(codes[0])
         sent = error_response(error, path)
         example = orjson.loads(sent.body)
-        schema = OpenAIError if "error" in example else PredictProblem if "success" in example else Problem
+        schema = _schema(example)
         names = {name.lower(): name for name in HEADERS}
         headers = (*(names[name.decode()] for name, _ in sent.headers), *more_headers)
         response: dict[str, Any] = {
@@ -74,6 +77,13 @@ class ErrorResponses:
             "content": self._content.write({sent.content_type.decode(): schema}, example),
         }
         return schema.__name__, {**response, **({"headers": header_refs(headers)} if headers else {})}
+
+
+def _schema(example: dict[str, Any]) -> type[Body]:
+    """Return the schema of an error from an example."""
+    if "error" in example:
+        return InferenceError if isinstance(example["error"], str) else OpenAIError
+    return PredictProblem if "success" in example else Problem
 
 
 def _error(code: str) -> JitneyError:

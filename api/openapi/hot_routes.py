@@ -1,4 +1,4 @@
-"""Declares the hot routes for the document. `api/routes/hot_jobs.py` serves them without FastAPI."""
+"""Declares the hot routes for the document. `api/routes/hot_jobs.py` and `infer.py` serve them without FastAPI."""
 
 from typing import Annotated, Any, Final
 
@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from api.asgi.fastapi_adapter import operation_id
 from jobs.contract.job import LANES
 
-router: Final = APIRouter(tags=["jobs"], generate_unique_id_function=operation_id)
+router: Final = APIRouter(generate_unique_id_function=operation_id)
 
 _Lane = Annotated[str, Query(json_schema_extra={"enum": list(LANES)}, description="As in the body.")]
 _Json = Annotated[str, Query(description="As in the body, as JSON text.")]
@@ -15,7 +15,7 @@ _Number = Annotated[int | None, Query(ge=1, description="As in the body.")]
 _Wait = Annotated[int, Query(ge=0, description="Wait up to this many seconds for the end of the job.")]
 
 
-@router.post("/v1/jobs", summary="Submit a job, or many")
+@router.post("/v1/jobs", tags=["jobs"], summary="Submit a job, or many")
 async def submit_job(
     *,
     model: Annotated[str, Query(description="As in the body. The default of all jobs of the request.")] = "",
@@ -36,7 +36,7 @@ async def submit_job(
     """
 
 
-@router.get("/v1/jobs/{job_id}", summary="Read a job, or wait for its end")
+@router.get("/v1/jobs/{job_id}", tags=["jobs"], summary="Read a job, or wait for its end")
 async def read_job(job_id: str, wait: _Wait = 0) -> Any:
     """Answer the job as it is, or with `wait` once it is final or the time is over.
 
@@ -44,9 +44,23 @@ async def read_job(job_id: str, wait: _Wait = 0) -> Any:
     """
 
 
-@router.get("/v1/jobs/{job_id}/output", summary="Read the output of a job alone")
+@router.get("/v1/jobs/{job_id}/output", tags=["jobs"], summary="Read the output of a job alone")
 async def read_output(job_id: str, wait: _Wait = 0) -> Any:
     """Answer the output as JSON, or with `Accept: application/octet-stream` the bytes of its only tensor.
 
     The bytes need a job with the parameter `encoding` = `base64`.
     """
+
+
+@router.post("/v2/models/{name}/infer", tags=["open inference"], summary="Run tensors and wait for the result")
+async def run_inference(name: str) -> Any:
+    """Answer the outputs of the model for one row or several.
+
+    The tensors are JSON, or raw bytes behind the JSON. The request is a job of the queue; one that disconnects cancels
+    it, unless it has an Idempotency-Key.
+    """
+
+
+@router.post("/v2/models/{name}/versions/{version}/infer", tags=["open inference"], summary="Run tensors by a version")
+async def run_version_inference(name: str, version: str) -> Any:
+    """Answer the outputs of this version of the model."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 from pydantic import Field
 
-from api.openapi.schemas import bulk, dead_letters, health, jobs, model_versions, texts, webhooks
+from api.openapi.schemas import bulk, dead_letters, health, inference, jobs, model_versions, texts, webhooks
 from api.openapi.schemas.bodies import Binary
 
 JSON: Final = "application/json"
@@ -33,12 +33,16 @@ HEADERS: Final[Mapping[str, tuple[Mapping[str, Any], str]]] = {
     "Content-Disposition": (_TEXT, "The name of the file."),
     "Jitney-Datatype": (_TEXT, "The datatype of the tensor."),
     "Jitney-Shape": (_TEXT, "The shape of the tensor, as `2,4`."),
+    "Inference-Header-Content-Length": (_WHOLE_NUMBER, "The bytes of the JSON, behind which the raw tensors are."),
+    "Content-Encoding": (_TEXT, "gzip or deflate, if the request accepts it."),
 }
 # header of a request that a route reads itself → what it does
 REQUEST_HEADERS: Final = {
     "Prefer": "`wait=N`: answer once the job is final, after at most N seconds.",
     "Idempotency-Key": "The same key with the same request gives the same result, without a second run.",
     "Last-Event-ID": "Go on behind this event.",
+    "Inference-Header-Content-Length": "The bytes of the JSON, behind which the raw tensors are. 0: one tensor alone.",
+    "Accept-Encoding": "`gzip` or `deflate`: pack the answer, if it is large.",
 }
 
 
@@ -99,6 +103,44 @@ def _change(body: Any, *, is_body_required: bool = False) -> Operation:
     errors = ("model_not_found", "version_not_found", "version_not_ready", "nothing_to_roll_back")
     return Operation(answers, errors, {JSON: body}, is_body_required=is_body_required)
 
+
+def _served(schema: Any, description: str) -> Operation:
+    """Return the operation that reads what a model, or one of its versions, is in the Open Inference Protocol."""
+    return Operation(_json(schema, description), (*_MODEL, "version_not_found", "invalid_input"))
+
+
+_TENSORS: Final = {JSON: inference.InferenceRequest, BYTES: Binary}
+_INFER: Final = Operation(
+    {
+        200: Answer(
+            {JSON: inference.InferenceResponse, BYTES: Binary},
+            "The outputs. As bytes: the JSON, whose length is in a header, and behind it the tensors.",
+            ("Inference-Header-Content-Length", "Content-Encoding"),
+        )
+    },
+    (*_SUBMIT, *_FAILED_JOB, "version_not_found"),
+    _TENSORS,
+    (*_KEY, "Inference-Header-Content-Length", "Accept-Encoding"),
+)
+_INFER_LATER: Final = Operation(
+    _json(jobs.Job, "The job is accepted.", "Location", "Idempotent-Replayed", "Retry-After", status=202),
+    (*_SUBMIT, "version_not_found"),
+    _TENSORS,
+    (*_KEY, "Inference-Header-Content-Length"),
+)
+_MODEL_READY: Final = Operation(
+    {
+        **_json(inference.ServedModelReady, "A live worker serves it."),
+        **_json(inference.ServedModelReady, "None does.", status=503, example={"name": "double", "ready": False}),
+    },
+    ("model_not_found", "version_not_found"),
+)
+_REPOSITORY_CHANGE: Final = Operation(
+    _json(inference.Done, "It is done."),
+    ("model_not_found", "model_unavailable", "wait_over"),
+    {JSON: inference.RepositoryRequest},
+    is_body_required=False,
+)
 
 _SUBMITTED: Final = jobs.Job | jobs.SubmittedJobs
 _SUBMIT_HEADERS: Final = ("Location", "Preference-Applied", "Idempotent-Replayed")
@@ -268,5 +310,34 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         },
         ("model_not_found",),
     ),
+    "runInference": _INFER,
+    "runVersionInference": _INFER,
+    "submitInference": _INFER_LATER,
+    "submitVersionInference": _INFER_LATER,
+    "readServerMetadata": Operation(_json(inference.ServerMetadata, "The server.")),
+    "checkServerLive": Operation(_json(inference.ServerLive, "The process runs.")),
+    "checkServerReady": Operation(
+        {
+            **_json(inference.ServerReady, "The gateway accepts jobs."),
+            **_json(inference.ServerReady, "It does not.", status=503, example={"ready": False}),
+        }
+    ),
+    "readAllStatistics": Operation(_json(inference.ModelStatistics, "The statistics.")),
+    "listRepository": Operation(
+        _json(inference.RepositoryIndex, "The versions."),
+        (),
+        {JSON: inference.RepositoryIndexRequest},
+        is_body_required=False,
+    ),
+    "loadRepositoryModel": _REPOSITORY_CHANGE,
+    "unloadRepositoryModel": _REPOSITORY_CHANGE,
+    "readModelMetadata": _served(inference.ModelMetadata, "The model."),
+    "readVersionMetadata": _served(inference.ModelMetadata, "The version."),
+    "checkModelReady": _MODEL_READY,
+    "checkVersionReady": _MODEL_READY,
+    "readModelConfig": _served(inference.ModelConfig, "The configuration."),
+    "readVersionConfig": _served(inference.ModelConfig, "The configuration."),
+    "readModelStatistics": _served(inference.ModelStatistics, "The statistics."),
+    "readVersionStatistics": _served(inference.ModelStatistics, "The statistics."),
     "readMetrics": Operation({200: Answer({"text/plain": _METRICS}, "Metrics in Prometheus' text format.")}),
 }

@@ -1,4 +1,4 @@
-"""Checks access and limits of every request; serves the hot routes (submit and read jobs) without FastAPI.
+"""Checks access and limits of every request; serves the hot routes (submit and read jobs, infer) without FastAPI.
 
 FastAPI's router, validation and response classes cost several times the work of these routes
 (docs/explanation/decisions/gateway-request-path.md). `api/openapi/hot_routes.py` declares them for OpenAPI.
@@ -14,6 +14,7 @@ from api.asgi.responses import App, Header, Receive, Scope, Send, catch_errors
 from api.asgi.tenant_budgets import BudgetShare
 from api.gateway.gateway import Gateway
 from api.gateway.job_responses import Response, job_response, output_response, submitted_job_response
+from api.routes import infer
 from api.submission import multi_job
 from api.submission.parsing import body_limit_bytes, read_job_request
 from api.submission.single_submit import SingleSubmit
@@ -60,6 +61,9 @@ class HotRoutes:
                     get = get_output if separator else get_job
                     response = await catch_errors(get(self._gateway, request, job_id), path)
                     return await response.send(scope, send)
+            if (target := infer.read_path(path)) is not None:
+                response = await catch_errors(infer.infer(self._gateway, request, receive, target), path)
+                return await response.send(scope, send)
             return await self._app(scope, receive, send)
         finally:
             if budget_share is not None:

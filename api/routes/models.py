@@ -9,6 +9,7 @@ from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
 
 from api.asgi.fastapi_adapter import json_response, receive_body
+from api.auth.authentication import Caller
 from api.gateway.gateway import Gateway
 from api.routes import health
 from jobs.contract.errors import Refused
@@ -154,22 +155,26 @@ def router(gateway: Gateway) -> APIRouter:
 
 
 def _add_verb(routes: APIRouter, gateway: Gateway, verb: str) -> None:
-    summary, field_names, step, text = VERBS[verb]
+    summary, _, _, text = VERBS[verb]
     text = f"{text} It needs a key with the role admin."
 
     @routes.post(f"{PATH}/{{name}}/{verb}", summary=summary, description=text, operation_id=f"{verb}Model")
     async def change(http: HttpRequest, name: str) -> Response:
         text = await receive_body(http, gateway.bodies, MAX_BYTES)
-        fields = read_object(text, "the body") if text else {}
-        await gateway.catalog.refresh()
-        asked = await _parse_fields(gateway, _check_model_name(gateway, name), fields, field_names)
-        store = gateway.store
-        plan, changed = await rollout_plan.update_plan(store.connection, name, lambda plan: step(asked, plan))
-        if changed:
-            by = http.scope["caller"].key_id or "no key"
-            log.info("model %s: %s %s, by %s: %s", name, verb, fields or "", by, _describe_plan(plan))
-        await gateway.catalog.refresh()
+        await change_plan(gateway, name, verb, read_object(text, "the body") if text else {}, http.scope["caller"])
         return json_response(await _view(gateway, name))
+
+
+async def change_plan(gateway: Gateway, name: str, verb: str, fields: Body, caller: Caller) -> None:
+    """Change the rollout plan of a model by one of `VERBS`, then read all models. Raises JitneyError."""
+    await gateway.catalog.refresh()
+    change, store = VERBS[verb], gateway.store
+    asked = await _parse_fields(gateway, _check_model_name(gateway, name), fields, change.fields)
+    plan, changed = await rollout_plan.update_plan(store.connection, name, lambda plan: change.step(asked, plan))
+    if changed:
+        by = caller.key_id or "no key"
+        log.info("model %s: %s %s, by %s: %s", name, verb, fields or "", by, _describe_plan(plan))
+    await gateway.catalog.refresh()
 
 
 async def _parse_fields(gateway: Gateway, name: str, fields: Body, allowed: tuple[str, ...]) -> _PlanRequest:

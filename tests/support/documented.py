@@ -14,6 +14,7 @@ from api.app import create_app
 from api.openapi.document import build_document
 from api.openapi.operations import HEADERS, OPERATIONS
 from api.openapi.schemas.errors import OpenAIError, PredictProblem, Problem
+from api.openapi.schemas.inference import InferenceError
 
 READ_BYTES = 256 << 10  # larger bodies are left to the test that asked for them
 
@@ -32,11 +33,11 @@ def _patterns() -> list[tuple[re.Pattern[str], dict[str, Any]]]:
 
 
 @cache
-def _adapter(operation_id: str, status: int, media_type: str) -> TypeAdapter[Any]:
+def _adapter(operation_id: str, status: int, media_type: str, *, is_inference: bool) -> TypeAdapter[Any]:
     if status < 400 or (media_type == "application/json" and status in OPERATIONS[operation_id].answers):
         return TypeAdapter(OPERATIONS[operation_id].answers[status].content[media_type])
     if media_type == "application/json":
-        return TypeAdapter(OpenAIError)
+        return TypeAdapter(InferenceError if is_inference else OpenAIError)
     return TypeAdapter(PredictProblem if operation_id == "predictImage" else Problem)
 
 
@@ -58,7 +59,9 @@ def check_answer(response: httpx2.Response) -> None:
     assert bool(content) == bool(media_type), what
     assert not media_type or {media_type, media_type.partition("/")[0] + "/*"} & set(content), f"{what} {media_type}"
     if media_type.endswith("json") and int(response.headers.get("content-length", READ_BYTES)) < READ_BYTES:
-        _adapter(entry["operationId"], response.status_code, media_type).validate_json(response.read(), strict=True)
+        is_inference = request.url.path.startswith("/v2")
+        adapter = _adapter(entry["operationId"], response.status_code, media_type, is_inference=is_inference)
+        adapter.validate_json(response.read(), strict=True)
 
 
 HOOKS = {"response": [check_answer]}

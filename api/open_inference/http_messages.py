@@ -1,0 +1,215 @@
+"""Reads and writes the bodies of the protocol over HTTP: JSON, and JSON followed by raw tensors.
+
+Binary tensor data: the header `Inference-Header-Content-Length` has the length of the JSON. The raw bytes of tensors
+follow it, in the order of the tensors that have the parameter `binary_data_size`.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from math import prod
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from api.asgi.request import Request
+from api.asgi.responses import Header, HttpResponse
+from api.open_inference.inference import InferInput, InferRequest, InferResponse, OutputTensor, RequestedOutput
+from api.open_inference.signature import signature_of
+from jobs.contract import tensors
+from jobs.contract.base64_reader import read_base64_or_url
+from jobs.contract.errors import Refused
+from jobs.contract.json_reader import describe_value, read_object
+from jobs.contract.tensors import DATATYPES, TEXTS, Tensor
+from jobs.models.catalog import ModelCard
+
+LENGTH_HEADER: Final = b"inference-header-content-length"
+BINARY: Final = b"application/octet-stream"
+MAX_TENSORS: Final = 1000  # of a request; a model has fewer
+SLICE_VALUES: Final = 1 << 15  # JSON values that are written before other tasks run: about 1 ms
+_FILE_KINDS: Final = ("image", "audio")  # inputs whose JSON values are base64
+_NOT_SUPPORTED: Final = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
+
+
+class ReadRequest(NamedTuple):
+    """A request, and which outputs the caller takes as raw bytes: by name, and those that it does not name."""
+
+    request: InferRequest
+    is_binary: Mapping[str, bool]
+    is_binary_by_default: bool
+
+
+def read_request(http: Request, body: bytes, card: ModelCard, version: str) -> ReadRequest:
+    """Read the body of an inference request for a model. Raises Refused."""
+    length = _header_length(http, len(body))
+    if length == 0:
+        return _read_raw(body, card, version)
+    fields = read_object(body if length is None else body[:length], "the JSON of the body")
+    binary = memoryview(b"" if length is None else body)[length or 0 :]
+    parameters = _object(fields, "parameters", "the request")
+    by_default = _boolean(parameters, "binary_data_output")
+    requested, is_binary = _read_outputs(fields.get("outputs"), by_default=by_default)
+    request_id = fields.get("id", "")
+    if not isinstance(request_id, str):
+        raise Refused("invalid_request", f'field "id" must be text, not {describe_value(request_id)}')
+    inputs = _read_inputs(fields.get("inputs"), binary, card)
+    request = InferRequest(card["name"], version, request_id, parameters, inputs, requested)
+    return ReadRequest(request, is_binary, by_default)
+
+
+async def write_response(response: InferResponse, read: ReadRequest) -> HttpResponse:
+    """Return the answer to a request, each output as raw bytes or as JSON values, as the request asks."""
+    entries: list[dict[str, Any]] = []
+    raw: list[bytes] = []
+    for tensor in response.outputs:
+        entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        if read.is_binary.get(tensor.name, read.is_binary_by_default):
+            entry["parameters"] = {"binary_data_size": len(tensor.data)}
+            raw.append(tensor.data)
+        else:
+            entry["data"] = orjson.Fragment(await _write_values(tensor))
+        entries.append(entry)
+    fields: dict[str, Any] = {"model_name": response.model, "model_version": response.version, "outputs": entries}
+    if response.id:
+        fields["id"] = response.id
+    header = orjson.dumps(fields)
+    if not raw:
+        return HttpResponse(200, header)
+    length: Header = (LENGTH_HEADER, b"%d" % len(header))
+    return HttpResponse(200, b"".join((header, *raw)), (length,), BINARY)
+
+
+def _header_length(http: Request, body_bytes: int) -> int | None:
+    """Return the length of the JSON at the beginning of a body; None: all of it. Raises Refused."""
+    text = http.headers.get(LENGTH_HEADER)
+    if text is None:
+        return None
+    if not text.isdigit() or len(text) > 19:
+        raise Refused("malformed_request", "Inference-Header-Content-Length must be a whole number")
+    if (length := int(text)) > body_bytes:
+        message = f"Inference-Header-Content-Length is {length}, and the body has {body_bytes} bytes"
+        raise Refused("malformed_request", message)
+    return length
+
+
+def _read_raw(body: bytes, card: ModelCard, version: str) -> ReadRequest:
+    """Read a body without JSON: the bytes of the model's only input, as one row. Raises Refused."""
+    signature = signature_of(card)
+    if len(signature.inputs) != 1:
+        message = f"model {card['name']} has the inputs {[*signature.inputs]}: a body without JSON is for one input"
+        raise Refused("invalid_input", message)
+    (served,) = signature.inputs.values()
+    row, name, datatype = served.row_shape, served.name, served.datatype
+    first = (1,) if served.has_rows else ()
+    if datatype == TEXTS:  # one value, without its length
+        if prod(row) != 1:
+            raise Refused("invalid_input", f"input {name!r} has the shape {signature.shape(served)}: send JSON")
+        body = len(body).to_bytes(4, "little") + body
+    elif row.count(-1) == 1:
+        known_bytes = tensors.size_bytes(datatype, [size for size in row if size != -1])
+        row = tuple(len(body) // (known_bytes or 1) if size == -1 else size for size in row)
+    elif -1 in row:
+        raise Refused("invalid_input", f"input {name!r} has the shape {signature.shape(served)}: send it with JSON")
+    request = InferRequest(card["name"], version, inputs=[InferInput(name, datatype, (*first, *row), body)])
+    return ReadRequest(request, {}, is_binary_by_default=True)
+
+
+def _read_inputs(entries: Any, binary: memoryview, card: ModelCard) -> list[InferInput]:
+    """Return the inputs, whose raw bytes are parts of `binary`. Raises Refused unless they take all of it."""
+    if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_TENSORS:
+        raise Refused("invalid_request", f'field "inputs" must be a list of 1 to {MAX_TENSORS} tensors')
+    takes_files = any(kind in card["kinds"] for kind in _FILE_KINDS) and "tensors" not in card["kinds"]
+    inputs, at = [], 0
+    for entry in entries:
+        name = _name(entry, "input")
+        parameters = _object(entry, "parameters", f"input {describe_value(name)}")
+        _refuse_shared_memory(parameters, name)
+        shape, datatype = entry.get("shape"), entry.get("datatype")
+        if not isinstance(datatype, str) or not isinstance(shape, list):
+            raise Refused("invalid_request", f"input {describe_value(name)} must have a datatype and a shape")
+        size = parameters.get("binary_data_size")
+        if ("data" in entry) == (size is not None):
+            message = f"input {describe_value(name)} must have one of data and the parameter binary_data_size"
+            raise Refused("invalid_request", message)
+        if size is None:
+            data = entry["data"]
+            if not isinstance(data, list):
+                raise Refused("invalid_request", f"input {describe_value(name)}: data must be a list")
+            inputs.append(InferInput(name, datatype, shape, _decode_files(data) if takes_files else data))
+            continue
+        if type(size) is not int or not 0 <= size <= len(binary) - at:
+            message = f"input {describe_value(name)}: binary_data_size is {describe_value(size)}, and the body has"
+            raise Refused("invalid_request", f"{message} {len(binary) - at} more bytes")
+        inputs.append(InferInput(name, datatype, shape, binary[at : at + size]))
+        at += size
+    if at != len(binary):
+        message = f"the body has {len(binary)} bytes behind its JSON, and its inputs take {at}: see binary_data_size"
+        raise Refused("invalid_request", message)
+    return inputs
+
+
+def _decode_files(data: list[Any]) -> list[Any]:
+    """Return JSON values of files, which are base64, as bytes. Raises Refused."""
+    return [read_base64_or_url(value, "a value of data") if isinstance(value, str) else value for value in data]
+
+
+def _read_outputs(entries: Any, *, by_default: bool) -> tuple[list[RequestedOutput], dict[str, bool]]:
+    """Return the outputs that are asked for, and which of them as raw bytes. Raises Refused."""
+    if entries is None:
+        return [], {}
+    if not isinstance(entries, list) or len(entries) > MAX_TENSORS:
+        raise Refused("invalid_request", f'field "outputs" must be a list of at most {MAX_TENSORS} outputs')
+    requested, is_binary = [], {}
+    for entry in entries:
+        name = _name(entry, "output")
+        parameters = _object(entry, "parameters", f"output {describe_value(name)}")
+        _refuse_shared_memory(parameters, name)
+        classes = parameters.get("classification", 0)
+        if type(classes) is not int or not 0 <= classes < 1 << 31:
+            raise Refused("invalid_request", "parameter 'classification' must be a whole number from 0")
+        requested.append(RequestedOutput(name, classes))
+        is_binary[name] = _boolean(parameters, "binary_data", default=by_default)
+    return requested, is_binary
+
+
+def _name(entry: Any, what: str) -> str:
+    name = entry.get("name") if isinstance(entry, dict) else None
+    if not isinstance(name, str):
+        raise Refused("invalid_request", f"each {what} must be an object with a name")
+    return name
+
+
+def _object(fields: Mapping[str, Any], field: str, what: str) -> Mapping[str, Any]:
+    value = fields.get(field)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise Refused("invalid_request", f'field "{field}" of {what} must be an object')
+    return value
+
+
+def _boolean(parameters: Mapping[str, Any], name: str, *, default: bool = False) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise Refused("invalid_request", f"parameter {name!r} must be true or false, not {describe_value(value)}")
+    return value
+
+
+def _refuse_shared_memory(parameters: Mapping[str, Any], name: str) -> None:
+    if parameters and any(each in parameters for each in _NOT_SUPPORTED):
+        raise Refused("invalid_request", f"{describe_value(name)}: shared memory is not supported: send the bytes")
+
+
+async def _write_values(tensor: OutputTensor) -> bytes:
+    """Return the values of a tensor as a flat JSON list. NaN and infinity become null, as JSON has neither."""
+    whole = Tensor(tensor.datatype, tensor.shape, tensor.data)
+    if tensor.datatype == TEXTS:
+        return orjson.dumps(tensors.unpack_texts(tensor.name, whole))
+    size, count = DATATYPES[tensor.datatype][0], prod(tensor.shape)
+    if count <= SLICE_VALUES:
+        return orjson.dumps(tensors.to_numbers(whole))
+    parts: list[bytes] = []
+    for first in range(0, count, SLICE_VALUES):
+        data = tensor.data[first * size : (first + SLICE_VALUES) * size]
+        parts.append(orjson.dumps(tensors.to_numbers(Tensor(tensor.datatype, (len(data) // size,), data)))[1:-1])
+        await asyncio.sleep(0)
+    return b"[" + b",".join(parts) + b"]"

@@ -1,0 +1,202 @@
+"""Routes of the Open Inference Protocol v2 beside `infer`: health, metadata, statistics, repository, jobs."""
+
+import asyncio
+from typing import Any, Final
+
+import orjson
+from fastapi import APIRouter, Response
+from fastapi import Request as HttpRequest
+
+from api.asgi.fastapi_adapter import json_response, receive_body, to_fastapi_response
+from api.asgi.request import Request
+from api.asgi.responses import HttpResponse, Receive, submit_response
+from api.auth.authentication import Caller
+from api.gateway.gateway import Gateway
+from api.open_inference import http_messages, metadata
+from api.open_inference.inference import to_job_request
+from api.routes.infer import MODELS, PREFIX
+from api.routes.models import change_plan
+from api.submission.single_submit import SingleSubmit
+from jobs.contract.errors import Refused, RetryLater
+from jobs.contract.job_view import job_view
+from jobs.contract.json_reader import read_object
+
+MAX_BYTES: Final = 4096  # of a body of the repository's routes
+_MODEL: Final = f"{MODELS}{{name}}"
+_VERSION: Final = f"{_MODEL}/versions/{{version}}"
+_REPOSITORY: Final = f"{PREFIX}/repository"
+
+
+def router(gateway: Gateway) -> APIRouter:
+    routes = APIRouter(tags=["open inference"])
+
+    @routes.get(PREFIX, summary="Read name, version and extensions of the server")
+    async def read_server_metadata() -> Response:
+        """Answer what the server is. The extension `async_jobs` is the route `jobs` of a model."""
+        return json_response(metadata.server_metadata())
+
+    @routes.get(f"{PREFIX}/health/live", summary="Check that the server runs")
+    async def check_server_live() -> Response:
+        """Answer at once. It needs no API key."""
+        return json_response({"live": True})
+
+    @routes.get(f"{PREFIX}/health/ready", summary="Check that the server accepts requests")
+    async def check_server_ready() -> Response:
+        """Answer 200 if the gateway accepts jobs, else 503. It needs no API key."""
+        is_ready = metadata.is_server_ready(gateway)
+        return json_response({"ready": is_ready}, 200 if is_ready else 503)
+
+    @routes.get(f"{MODELS}stats", summary="Read the statistics of all models")
+    async def read_all_statistics() -> Response:
+        """Answer the counts and times of the jobs of each model and version."""
+        await gateway.refresh_models()
+        return json_response(await metadata.model_statistics(gateway))
+
+    @routes.post(f"{_REPOSITORY}/index", summary="List all models and versions with their state")
+    async def list_repository(http: HttpRequest) -> Response:
+        """Answer each version as READY, LOADING or UNAVAILABLE, with the reason."""
+        fields = await _read_body(gateway, http)
+        only_ready = fields.get("ready", False)
+        if not isinstance(only_ready, bool):
+            raise Refused("invalid_request", 'field "ready" must be true or false')
+        await gateway.refresh_models()
+        index = metadata.repository_index(gateway, only_ready=only_ready)
+        return to_fastapi_response(HttpResponse(200, orjson.dumps(index)))
+
+    @routes.post(f"{_REPOSITORY}/models/{{name}}/load", summary="Load a model, or load it again")
+    async def load_repository_model(http: HttpRequest, name: str) -> Response:
+        """Load the model from the models folder, and answer once it is ready. It needs a key with the role admin."""
+        fields = await _read_body(gateway, http)
+        if unknown := [*_parameters(fields)]:
+            message = f"parameter {unknown[0][:80]!r} is not supported: models come from the models folder"
+            raise Refused("invalid_request", message)
+        await change_plan(gateway, name, "load", {}, http.scope["caller"])
+        await _wait_until_ready(gateway, name)
+        return json_response({})
+
+    @routes.post(f"{_REPOSITORY}/models/{{name}}/unload", summary="Unload a model")
+    async def unload_repository_model(http: HttpRequest, name: str) -> Response:
+        """Unload all versions of the model once their queues are empty. It needs a key with the role admin."""
+        await _read_body(gateway, http)
+        caller: Caller = http.scope["caller"]
+        await change_plan(gateway, name, "unload", {}, caller)
+        return json_response({})
+
+    _add_model_routes(routes, gateway)
+    _add_job_routes(routes, gateway)
+    return routes
+
+
+def _add_model_routes(routes: APIRouter, gateway: Gateway) -> None:
+    """Add the routes of a model, each also with a version."""
+
+    @routes.get(_MODEL, summary="Read versions, inputs and outputs of a model")
+    async def read_model_metadata(name: str) -> Response:
+        """Answer the tensors of the model. -1 is any size; a first dimension of -1 is that of the rows."""
+        return json_response(metadata.model_metadata(gateway, name))
+
+    @routes.get(_VERSION, summary="Read inputs and outputs of a version")
+    async def read_version_metadata(name: str, version: str) -> Response:
+        """Answer the tensors of the version."""
+        return json_response(metadata.model_metadata(gateway, name, version))
+
+    @routes.get(f"{_MODEL}/ready", summary="Check that a live worker serves the model")
+    async def check_model_ready(name: str) -> Response:
+        """Answer 200 if a live worker takes new requests of the model, else 503."""
+        return await _ready(gateway, name)
+
+    @routes.get(f"{_VERSION}/ready", summary="Check that a live worker serves the version")
+    async def check_version_ready(name: str, version: str) -> Response:
+        """Answer 200 if a live worker runs the version, else 503."""
+        return await _ready(gateway, name, version)
+
+    @routes.get(f"{_MODEL}/config", summary="Read the model's configuration as Triton has it")
+    async def read_model_config(name: str) -> Response:
+        """Answer Triton's ModelConfig: `max_batch_size` and the tensors without the dimension of rows."""
+        return json_response(metadata.model_config(gateway, name))
+
+    @routes.get(f"{_VERSION}/config", summary="Read the configuration of a version as Triton has it")
+    async def read_version_config(name: str, version: str) -> Response:
+        """Answer Triton's ModelConfig of the version."""
+        return json_response(metadata.model_config(gateway, name, version))
+
+    @routes.get(f"{_MODEL}/stats", summary="Read the statistics of a model")
+    async def read_model_statistics(name: str) -> Response:
+        """Answer the counts and times of the jobs of each version."""
+        await gateway.refresh_models()
+        return json_response(await metadata.model_statistics(gateway, name))
+
+    @routes.get(f"{_VERSION}/stats", summary="Read the statistics of a version")
+    async def read_version_statistics(name: str, version: str) -> Response:
+        """Answer the counts and times of the version's jobs."""
+        await gateway.refresh_models()
+        return json_response(await metadata.model_statistics(gateway, name, version))
+
+
+def _add_job_routes(routes: APIRouter, gateway: Gateway) -> None:
+    """Add the asynchronous form of `infer`."""
+
+    @routes.post(f"{_MODEL}/jobs", summary="Submit an inference as a job")
+    async def submit_inference(http: HttpRequest, name: str) -> Response:
+        """Take the body of `infer` and answer 202 with a job, which is read at /v1/jobs.
+
+        Its output has all tensors of the model, as base64.
+        """
+        return to_fastapi_response(await _submit_job(gateway, Request(http.scope), http.receive, name, ""))
+
+    @routes.post(f"{_VERSION}/jobs", summary="Submit an inference by a version as a job")
+    async def submit_version_inference(http: HttpRequest, name: str, version: str) -> Response:
+        """Take the body of `infer` and answer 202 with a job that this version runs."""
+        return to_fastapi_response(await _submit_job(gateway, Request(http.scope), http.receive, name, version))
+
+
+async def _ready(gateway: Gateway, name: str, version: str = "") -> Response:
+    await gateway.refresh_models()
+    is_ready = metadata.is_model_ready(gateway, name, version)
+    return json_response({"name": name, "ready": is_ready}, 200 if is_ready else 503)
+
+
+async def _read_body(gateway: Gateway, http: HttpRequest) -> dict[str, Any]:
+    text = await receive_body(http, gateway.bodies, MAX_BYTES)
+    return read_object(text, "the body") if text else {}
+
+
+def _parameters(fields: dict[str, Any]) -> dict[str, Any]:
+    parameters = fields.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise Refused("invalid_request", 'field "parameters" must be an object')
+    return parameters
+
+
+async def _wait_until_ready(gateway: Gateway, name: str) -> None:
+    """Return once a live worker serves the model. Raises Refused if it cannot be loaded, or the wait is over."""
+    limit_s = gateway.settings.max_wait_s
+    try:
+        async with asyncio.timeout(limit_s):
+            while not metadata.is_model_ready(gateway, name):
+                if reason := gateway.catalog.cluster.failures().get(name):
+                    raise RetryLater("model_unavailable", f"model {name} cannot be loaded: {reason}", retry_after_s=10)
+                await gateway.catalog.wait_for_refresh()
+    except TimeoutError:
+        message = f"model {name} is not ready within {limit_s:g} s, and is still being loaded"
+        raise Refused("wait_over", message, limit_s=limit_s) from None
+
+
+async def _submit_job(gateway: Gateway, http: Request, receive: Receive, name: str, version: str) -> HttpResponse:
+    """Submit the job of an inference and return the answer to a submit. Raises JitneyError."""
+    settings, key = gateway.settings, http.header(b"idempotency-key")
+    share = gateway.reserve_body(http, key)
+    try:
+        body = await http.body(receive, share, settings.max_body_bytes)
+        http.query()
+        read = http_messages.read_request(http, body, gateway.catalog.find(name, version), version)
+        job_request = to_job_request(gateway, read.request)
+        submit = SingleSubmit(gateway, http.tenant, job_request, key, wait_s=0, share=share)
+    except BaseException:
+        share.release()
+        raise
+    job = await submit.outcome()
+    headers = [(b"location", f"/v1/jobs/{job.id}".encode())]
+    if submit.is_replayed:
+        headers.append((b"idempotent-replayed", b"true"))
+    return submit_response(orjson.dumps(job_view(job)), headers, is_final=False)
