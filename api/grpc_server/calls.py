@@ -22,6 +22,7 @@ from api.asgi.tenant_budgets import RETRY_AFTER_S, BudgetShare
 from api.auth.authentication import Caller
 from api.gateway.gateway import Gateway
 from api.grpc_server import status
+from api.grpc_server.submit_gathering import SubmitGathering
 from jobs.contract.errors import JitneyError, OverLimit, Refused
 
 log = logging.getLogger("jitney.api")
@@ -75,6 +76,7 @@ class Call:
         scope["caller"] = self.caller
         self._requests = gateway.requests.hold(self.caller.tenant, self._evict)
         self._requests.grow(1)
+        calls.in_progress += 1
         context.add_done_callback(self._on_end)
 
     @property
@@ -114,6 +116,10 @@ class Call:
         """Return the µs until the deadline of the call, at least 1; None without one."""
         left_s = self._context.time_remaining()
         return None if left_s is None else max(1, int(left_s * 1e6))
+
+    async def join_submits(self) -> None:
+        """Wait for calls that arrive at the same time, so that their jobs are submitted together."""
+        await self._calls.gathering.join(self._calls.in_progress)
 
     async def receive(self, share: BudgetShare) -> bytes:
         """Return the message of a call that has one; `share`, of the budget of bodies, holds its size then.
@@ -166,6 +172,7 @@ class Call:
         self.fail(OverLimit("rate_limited", message, retry_after_s=RETRY_AFTER_S))
 
     def _on_end(self, _context: Any) -> None:
+        self._calls.in_progress -= 1
         self._requests.release()
         if self._answer is not None:
             self._answer.release()
@@ -177,6 +184,7 @@ class Calls:
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
         self.is_ending = False  # the server is being stopped
+        self.gathering, self.in_progress = SubmitGathering(), 0
         self.receptions: dict[Call, tuple[float, BudgetShare]] = {}  # since when, in seconds; the oldest first
 
     def unary(self, method: str, access: Access, answer: Callable[[Call], Awaitable[bytes]]) -> grpc.RpcMethodHandler:

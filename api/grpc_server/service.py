@@ -51,6 +51,7 @@ async def run(gateway: Gateway, call: Call, request: InferRequest, share: Budget
 
     The job is canceled with the call, unless it has an idempotency key.
     """
+    await call.join_submits()
     deadline_us = call.deadline_us()
     if deadline_us is not None:
         request = request._replace(parameters=_cut_timeout(request.parameters, deadline_us))

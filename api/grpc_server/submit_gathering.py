@@ -1,0 +1,42 @@
+"""Lets calls that arrive one after another submit their jobs together, so that they share a round trip to Redis.
+
+gRPC hands over one call in each iteration of the event loop, where HTTP connections hand over many. A lone call, and
+calls that are few, are not delayed.
+"""
+
+import asyncio
+from typing import Final
+
+SHARE: Final = 8  # a group is complete with this part of the calls in progress
+LIMIT_S: Final = 0.004  # after which an incomplete group is submitted
+
+
+class SubmitGathering:
+    """The calls that wait for others."""
+
+    def __init__(self) -> None:
+        self._waiting: list[asyncio.Future[None]] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def join(self, in_progress: int) -> None:
+        """Return once enough calls have joined, or LIMIT_S after the first. `in_progress`: calls that wait for jobs."""
+        size, waiting = in_progress // SHARE, self._waiting
+        if size <= len(waiting) + 1:
+            if waiting:
+                self._release()
+            return
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        waiting.append(future)
+        if self._timer is None:
+            self._timer = loop.call_later(LIMIT_S, self._release)
+        await future
+
+    def _release(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+        self._waiting.clear()
