@@ -40,7 +40,7 @@ run: export JITNEY_STARTED_AT := $(STARTED_AT)
 run: .venv/installed-$(DEVICE) ## Start Jitney on this machine: http://127.0.0.1:8000 (PORT, JITNEY_MODELS_DIR, JITNEY_REDIS_URL …)
 	@exec $(BIN)/jitney up
 
-test: .venv/installed-dev .venv/apart/bin/openapi-python-client ## All tests
+test: .venv/installed-dev .venv/apart/bin/openapi-python-client .venv/apart/installed-tritonclient ## All tests
 	$(PYTEST)
 
 unit: .venv/installed-dev ## The unit tests: no other process, no socket (half a minute)
@@ -91,6 +91,12 @@ clean: ## Remove what was built; the queue in .data stays
 .venv/apart/bin/%: | .venv/installed-dev
 	@"$(PYTHON)" -m venv .venv/apart
 	@.venv/apart/bin/python -m pip install -q --disable-pip-version-check '$(filter $*>=%,$(TOOLS_APART))'
+
+# It needs another protobuf than ours.
+.venv/apart/installed-tritonclient: | .venv/installed-dev
+	@"$(PYTHON)" -m venv .venv/apart
+	@.venv/apart/bin/python -m pip install -q --disable-pip-version-check 'tritonclient[http,grpc]>=2.60' numpy
+	@touch $@
 
 .venv/installed-atheris: .venv/installed-dev
 	@$(PIP) 'atheris>=3.0'

@@ -53,7 +53,7 @@ class Call:
     def __init__(self, calls: "Calls", context: Any, method: str, access: Access) -> None:
         """Admit a call in its own task. Raises JitneyError."""
         gateway = calls.gateway
-        self._calls, self._context, self._task = calls, context, asyncio.current_task()
+        self._calls, self._context, self._task = calls, context, asyncio.current_task(calls.loop)
         self.error: JitneyError | None = None  # set by `fail`
         self._answer: BudgetShare | None = None
         fields = context.invocation_metadata()
@@ -184,7 +184,8 @@ class Calls:
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
         self.is_ending = False  # the server is being stopped
-        self.gathering, self.in_progress = SubmitGathering(), 0
+        self.loop = asyncio.get_running_loop()  # kept, as Python 3.11 makes a system call for each look-up
+        self.gathering, self.in_progress = SubmitGathering(self.loop), 0
         self.receptions: dict[Call, tuple[float, BudgetShare]] = {}  # since when, in seconds; the oldest first
 
     def unary(self, method: str, access: Access, answer: Callable[[Call], Awaitable[bytes]]) -> grpc.RpcMethodHandler:

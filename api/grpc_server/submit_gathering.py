@@ -14,7 +14,8 @@ LIMIT_S: Final = 0.004  # after which an incomplete group is submitted
 class SubmitGathering:
     """The calls that wait for others."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._waiting: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
 
@@ -25,11 +26,10 @@ class SubmitGathering:
             if waiting:
                 self._release()
             return
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
+        future: asyncio.Future[None] = self._loop.create_future()
         waiting.append(future)
         if self._timer is None:
-            self._timer = loop.call_later(LIMIT_S, self._release)
+            self._timer = self._loop.call_later(LIMIT_S, self._release)
         await future
 
     def _release(self) -> None:

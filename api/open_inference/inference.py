@@ -94,7 +94,7 @@ def to_job_request(gateway: Gateway, request: InferRequest) -> JobRequest:
 
     Nothing is allocated by the sizes that the request claims before they are compared with the bytes that it has.
     """
-    return _to_job(signature_of(gateway.catalog.find(request.model, request.version)), request)
+    return to_job(signature_of(gateway.catalog.find(request.model, request.version)), request)
 
 
 class PendingInference:
@@ -103,15 +103,24 @@ class PendingInference:
     __slots__ = ("_gateway", "_id", "_is_keyed", "_outputs", "_signature", "_submit", "_tenant", "_wait_s")
 
     def __init__(
-        self, gateway: Gateway, tenant: str, request: InferRequest, share: BudgetShare, *, key: str = "", wait_s: float
+        self,
+        gateway: Gateway,
+        tenant: str,
+        request: InferRequest,
+        share: BudgetShare,
+        *,
+        key: str = "",
+        wait_s: float,
+        job_request: JobRequest | None = None,
     ) -> None:
         """Submit the job. Without a key it has at most `wait_s` seconds, as nobody could get its result later.
 
         Raises JitneyError. `share`: that of the body in `gateway.bodies`; it is released with the result of the submit,
-        or by the caller if this raises. `key`: an idempotency key. The request is not kept.
+        or by the caller if this raises. `key`: an idempotency key. The inputs are not kept. `job_request`: what
+        `to_job_request` returns for the request, if it is known.
         """
-        signature = signature_of(gateway.catalog.find(request.model, request.version))
-        job_request = _to_job(signature, request)
+        job_request = job_request or to_job_request(gateway, request)
+        signature = signature_of(job_request.card or {})
         if not key:
             most_ms = min(
                 wait_s * 1000, signature.card.get("deadline_ms") or math.inf, gateway.settings.max_deadline_ms
@@ -151,7 +160,7 @@ class PendingInference:
     def _read(self, job: Job) -> InferResponse:
         found = read_outputs(job, self._signature)
         if self._outputs:
-            found = [_choose(found, requested) for requested in self._outputs]
+            found = [choose_output(found, requested) for requested in self._outputs]
         return InferResponse(job.model, job.version, self._id, found)
 
 
@@ -199,8 +208,8 @@ def read_outputs(job: Job, signature: Signature) -> list[OutputTensor]:
     ]
 
 
-def _to_job(signature: Signature, request: InferRequest) -> JobRequest:
-    """Return the job of a request for a model with this signature. Raises Refused."""
+def to_job(signature: Signature, request: InferRequest) -> JobRequest:
+    """Return the job of a request for a model with this signature, otherwise as `to_job_request`."""
     if len(request.id) > MAX_ID_CHARS:
         raise Refused("invalid_request", f"id may have at most {MAX_ID_CHARS} characters", limit=MAX_ID_CHARS)
     inputs = _by_name(signature, request.inputs)
@@ -331,6 +340,8 @@ def _read_parameters(parameters: Mapping[str, Any]) -> tuple[str, int | None]:
     if not parameters:
         return "interactive", None
     timeout_us, priority = (_whole_number(parameters, name) for name in ("timeout", "priority"))
+    if parameters.get("sequence_id"):
+        raise Refused("invalid_request", "sequences are not supported: each request is by itself")
     lane = "interactive" if priority < 2 else "bulk"
     return lane, -(-timeout_us // 1000) or None
 
@@ -350,7 +361,8 @@ def _served_shape(served: ServedTensor | None, shape: Sequence[int]) -> tuple[in
     return (1, *shape) if has_no_rows else tuple(shape)
 
 
-def _choose(found: Sequence[OutputTensor], requested: RequestedOutput) -> OutputTensor:
+def choose_output(found: Sequence[OutputTensor], requested: RequestedOutput) -> OutputTensor:
+    """Return an output as it is asked for: its values, or its best classes."""
     tensor = next(tensor for tensor in found if tensor.name == requested.name)
     return _best_classes(tensor, requested.classification) if requested.classification else tensor
 

@@ -65,7 +65,7 @@ def _build(card: ModelCard) -> Signature:
     kinds: Sequence[str] = card["kinds"]
     if "tensors" in kinds:
         unbatched = card.get("unbatched") or ()
-        inputs, outputs = _tensors(card["inputs"], unbatched), _tensors(card["outputs"], unbatched)
+        inputs, outputs = _tensors(card["inputs"], unbatched), _tensors(card.get("outputs") or (), unbatched)
         is_built_in = card.get("task") == "tensor"
         max_rows = 0 if unbatched else card.get("max_rows") or 1
         answer = {ANSWER: ServedTensor(ANSWER, TEXTS, (), has_rows=True)}

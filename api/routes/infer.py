@@ -11,14 +11,16 @@ from api.asgi.single_write import call_on_disconnect
 from api.gateway.gateway import Gateway
 from api.open_inference import http_messages
 from api.open_inference.http_messages import ReadRequest
-from api.open_inference.inference import InferRequest, PendingInference
+from api.open_inference.inference import PendingInference
 from jobs.contract.errors import Refused
+from jobs.contract.job_request import JobRequest
 
 PREFIX: Final = "/v2"
 MODELS: Final = f"{PREFIX}/models/"
 _INFER: Final = "/infer"
 MIN_COMPRESSED_BYTES: Final = 1024  # of an answer; smaller ones are sent as they are
 COMPRESS_STEP_BYTES: Final = 64 << 10  # compressed before other tasks run: about 2 ms
+_NONE: Final = JobRequest()
 _WINDOWS: Final = {"gzip": GZIP, "deflate": DEFLATE}
 
 
@@ -66,11 +68,14 @@ async def _submit(
         http.query()
         card = gateway.catalog.find(target.model, target.version)
         read = http_messages.read_request(http, body, card, target.version)
-        pending = PendingInference(gateway, http.tenant, read.request, share, key=key, wait_s=settings.max_wait_s)
+        job_request, wait_s = read.job_request, settings.max_wait_s
+        pending = PendingInference(
+            gateway, http.tenant, read.request, share, key=key, wait_s=wait_s, job_request=job_request
+        )
     except BaseException:
         share.release()
         raise
-    return pending, read._replace(request=InferRequest(target.model))
+    return pending, read._replace(job_request=_NONE)
 
 
 @cache_short(64)

@@ -13,7 +13,6 @@ from api.asgi.responses import HttpResponse, Receive, submit_response
 from api.auth.authentication import Caller
 from api.gateway.gateway import Gateway
 from api.open_inference import http_messages, metadata
-from api.open_inference.inference import to_job_request
 from api.routes.infer import MODELS, PREFIX
 from api.routes.models import change_plan
 from api.submission.single_submit import SingleSubmit
@@ -190,8 +189,7 @@ async def _submit_job(gateway: Gateway, http: Request, receive: Receive, name: s
         body = await http.body(receive, share, settings.max_body_bytes)
         http.query()
         read = http_messages.read_request(http, body, gateway.catalog.find(name, version), version)
-        job_request = to_job_request(gateway, read.request)
-        submit = SingleSubmit(gateway, http.tenant, job_request, key, wait_s=0, share=share)
+        submit = SingleSubmit(gateway, http.tenant, read.job_request, key, wait_s=0, share=share)
     except BaseException:
         share.release()
         raise

@@ -4,9 +4,11 @@ Also postprocesses outputs: small ones of built-in tasks at once, others later a
 """
 
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from itertools import groupby
+from operator import attrgetter
+from typing import Final, NamedTuple
 
 from batching.collation import Arrays, CollationError, check_row_count, split_outputs, stack_items
 from batching.memory_limits import MemoryLimits
@@ -19,6 +21,8 @@ from worker.execution import outcomes
 from worker.execution.inline_runs import InlineRunPolicy
 from worker.execution.pending_items import CompletedItem, WorkItem
 from worker.execution.row_joiner import RowJoiner
+
+_JOINER: Final = attrgetter("joiner")
 
 
 class DeviceLost(Exception):
@@ -107,33 +111,41 @@ class BatchRun:
         infer_ms = (time.monotonic() - started) * 1000
         started_ms, size = started * 1000, len(items)
         self.batches.append((size, infer_ms))
-        waits_ms = [max(0.0, started_ms - item.claimed_at * 1000 - item.decode_ms) for item in items]
+
+        def ran(item: WorkItem, outputs: Arrays) -> RunOutput:
+            wait_ms = max(0.0, started_ms - item.claimed_at * 1000 - item.decode_ms)
+            return RunOutput(item, outputs, wait_ms, infer_ms, size)
+
         if bodies := self._encode_together(items, rows, padded_size):
             ends = [
-                self._end_encoded(RunOutput(item, {}, wait_ms, infer_ms, size), body, started_ms)
-                for item, body, wait_ms in zip(items, bodies, waits_ms, strict=True)
+                self._end_encoded(ran(item, {}), body, started_ms) for item, body in zip(items, bodies, strict=True)
             ]
             return [end for end in ends if end is not None]
         outputs = self._split(items, rows, padded_size)
-        ran = [
-            RunOutput(item, output, wait_ms, infer_ms, size)
-            for item, output, wait_ms in zip(items, outputs, waits_ms, strict=True)
-        ]
         if self._model.has_custom_task:
-            return [*ran]
-        has_large, joined = self._model.has_large_output, [self._join(each, started_ms) for each in ran]
+            return [ran(items[at], own) for at, _, own in outputs]
+        has_large = self._model.has_large_output
+        joined = [self._join(ran(items[at], own), started_ms, count=count) for at, count, own in outputs]
         return [
             end if isinstance(end, CompletedItem) or has_large(end.outputs) else postprocess_output(self._context, end)
             for end in joined
             if end is not None
         ]
 
-    def _split(self, items: Sequence[WorkItem], rows: Arrays, padded_size: int) -> Sequence[Arrays]:
-        """Return the outputs of each item, without those of padding."""
-        split, padding = split_outputs(rows, len(items), padded_size), self._model.padding
-        if padding is None or not padding.is_used:
-            return split
-        return [padding.cut(each, padding.length_of(item.arrays)) for item, each in zip(items, split, strict=True)]
+    def _split(self, items: Sequence[WorkItem], rows: Arrays, padded_size: int) -> Sequence[tuple[int, int, Arrays]]:
+        """Return the outputs of each item, without those of padding: its index, 0, and its outputs.
+
+        Those of rows of one job that follow each other are returned together, stacked: the index of the first of them,
+        their number, and their outputs.
+        """
+        padding = self._model.padding
+        is_padded = padding is not None and padding.is_used
+        if self._model.stacks_rows and not is_padded and any(item.joiner for item in items):
+            return [*_split_by_job(items, rows)]
+        split: Sequence[Arrays] = split_outputs(rows, len(items), padded_size)
+        if padding is not None and is_padded:
+            split = [padding.cut(own, padding.length_of(item.arrays)) for item, own in zip(items, split, strict=True)]
+        return [(at, 0, own) for at, own in enumerate(split)]
 
     def _end_encoded(self, ran: RunOutput, body: bytes, started_ms: float) -> CompletedItem | RunOutput | None:
         """Return the outcome of an item whose answer is encoded, or of its job; None while rows are missing."""
@@ -142,16 +154,24 @@ class BatchRun:
         outcome = ran.item.outcome(State.SUCCEEDED, body, ran.batch_ms, ran.infer_ms, ran.batch_size)
         return CompletedItem(ran.item, outcome)
 
-    def _join(self, ran: RunOutput, started_ms: float, answer: bytes | None = None) -> CompletedItem | RunOutput | None:
+    def _join(
+        self, ran: RunOutput, started_ms: float, answer: bytes | None = None, *, count: int = 0
+    ) -> CompletedItem | RunOutput | None:
         """Return the outputs of an item, or of all rows of its job; None while rows are missing.
 
-        `answer`: of the row, if it is encoded.
+        `answer`: of the row, if it is encoded. `count`: number of rows whose outputs are stacked; 0: they are not.
         """
         item, joiner = ran.item, ran.item.joiner
         if joiner is None:
             return ran
         try:
-            if not self._add_row(joiner, ran, started_ms - item.claimed_at * 1000, answer):
+            since_ms = started_ms - item.claimed_at * 1000
+            if count:
+                times = (since_ms, ran.infer_ms, ran.batch_size)
+                is_whole = joiner.add_rows(item.row or 0, count, ran.outputs, *times)
+            else:
+                is_whole = self._add_row(joiner, ran, since_ms, answer)
+            if not is_whole:
                 return None
         except Exception as error:  # noqa: BLE001 (a task may raise anything)
             is_of_all = isinstance(error, Refused) and error.code == "output_too_large"
@@ -207,6 +227,20 @@ class BatchRun:
         if fault == "memory":
             self._ceilings.too_many(self._group, len(items), now)
         return fault
+
+
+def _split_by_job(items: Sequence[WorkItem], rows: Arrays) -> Iterator[tuple[int, int, Arrays]]:
+    """Yield the outputs of jobs, see `BatchRun._split`."""
+    at = 0
+    for joiner, of_job in groupby(items, _JOINER):
+        own = [*of_job]
+        if joiner is not None and (own[-1].row or 0) - (own[0].row or 0) == len(own) - 1:
+            yield at, len(own), {name: array[at : at + len(own)] for name, array in rows.items()}
+        else:
+            yield from (
+                (row, 0, {name: array[row, ...] for name, array in rows.items()}) for row in range(at, at + len(own))
+            )
+        at += len(own)
 
 
 def postprocess_output(run_context: RunContext, ran: RunOutput) -> CompletedItem:

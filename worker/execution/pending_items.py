@@ -34,11 +34,10 @@ class WorkItem:
     cost: float = 1.0
     row: int | None = None
     joiner: RowJoiner | None = None
+    key: str = field(init=False)  # its name in its worker: the job's id, and the row unless it is the first
 
-    @property
-    def key(self) -> str:
-        """Return the name of this item in its worker: the job's id, and the row unless it is the first."""
-        return f"{self.job.id} {self.row}" if self.row else self.job.id
+    def __post_init__(self) -> None:
+        self.key = f"{self.job.id} {self.row}" if self.row else self.job.id
 
     def end(self) -> bool:
         """Record that the item has an outcome; returns False if its job already had one, through another row."""

@@ -25,9 +25,10 @@ def split_rows(model: Model, items: Iterable[WorkItem]) -> Iterator[WorkItem]:
         if not item.job.rows:
             yield item
             continue
-        joiner = RowJoiner(item.job.rows, model.spec.max_output_bytes)
-        for row in range(item.job.rows):
-            yield replace(item, row=row, joiner=joiner)
+        job, claimed_at, expires_at = item.job, item.claimed_at, item.expires_at
+        joiner = RowJoiner(job.rows, model.spec.max_output_bytes)
+        for row in range(job.rows):  # `replace` takes three times as long
+            yield WorkItem(job, {}, claimed_at, expires_at, row=row, joiner=joiner)
 
 
 def preprocess_items(model: Model, journal: InFlightJournal, items: list[WorkItem]) -> list[CompletedItem | None]:
@@ -74,10 +75,9 @@ def _preprocess_row(model: Model, item: WorkItem, joiner: RowJoiner) -> Exceptio
     """Take a row's arrays from the preprocessed input; returns an error, which concerns all rows, once."""
     job = item.job
     try:
-        item.parameters = read_parameters(job)
         if joiner.inputs is None:
             joiner.inputs = []
-            joiner.inputs = model.preprocess_rows(job.kind, read_input(job), item.parameters, job.rows)
+            joiner.inputs = model.preprocess_rows(job.kind, read_input(job), read_parameters(job), job.rows)
         if joiner.inputs:
             item.arrays, item.parameters = joiner.inputs[item.row or 0]
             item.group, item.cost = model.group_of(item.arrays)

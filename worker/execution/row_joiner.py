@@ -39,7 +39,14 @@ class RowJoiner:
         return is_first
 
     def add(self, row: int, outputs: Arrays, started_ms: float, infer_ms: float, batch_size: int) -> bool:
-        """Add the outputs of a row, without the batch dimension; returns whether all rows are there.
+        """Add the outputs of a row, without the batch dimension, otherwise as `add_rows`."""
+        stacked = {name: array[np.newaxis] for name, array in outputs.items()}
+        return self.add_rows(row, 1, stacked, started_ms, infer_ms, batch_size)
+
+    def add_rows(  # noqa: PLR0917
+        self, row: int, count: int, outputs: Arrays, started_ms: float, infer_ms: float, batch_size: int
+    ) -> bool:
+        """Add the stacked outputs of `count` rows from `row` on; returns whether all rows are there.
 
         `started_ms`: when the batch began, since the claim. Raises Refused if the outputs are too large,
         CollationError if they have not the shapes of an earlier row.
@@ -48,11 +55,11 @@ class RowJoiner:
             self._allocate(outputs)
         for name, array in outputs.items():
             joined = self.outputs[name]
-            if (array.shape, array.dtype) != (joined.shape[1:], joined.dtype):
-                shapes = f"{list(array.shape)}, and that of an earlier row {list(joined.shape[1:])}"
+            if (array.shape[1:], array.dtype) != (joined.shape[1:], joined.dtype):
+                shapes = f"{list(array.shape[1:])}, and that of an earlier row {list(joined.shape[1:])}"
                 raise CollationError(f"output {name!r} of this row has the shape {shapes}: send one job for each row")
-            joined[row] = array
-        return self._record(row, started_ms, infer_ms, batch_size)
+            joined[row : row + count] = array
+        return self._record(row, started_ms, infer_ms, batch_size, count)
 
     def add_answer(self, row: int, answer: bytes, started_ms: float, infer_ms: float, batch_size: int) -> bool:
         """Add the JSON answer of a row, otherwise as `add`."""
@@ -60,20 +67,20 @@ class RowJoiner:
         if self._answer_bytes > self._max_output_bytes:
             raise self._too_large()
         self._answers[row] = answer
-        return self._record(row, started_ms, infer_ms, batch_size)
+        return self._record(row, started_ms, infer_ms, batch_size, 1)
 
     def joined_answers(self) -> bytes:
         """Return the output of the job, from the answers of all rows."""
         return b'{"rows":[' + b",".join(self._answers) + b"]}"
 
-    def _record(self, row: int, started_ms: float, infer_ms: float, batch_size: int) -> bool:
-        """Add the times of a row's batch; returns whether all rows are there."""
+    def _record(self, row: int, started_ms: float, infer_ms: float, batch_size: int, count: int) -> bool:
+        """Add the times of the batch of `count` rows; returns whether all rows are there."""
         if started_ms != self._last_started_ms:  # the first row of its batch
             self._last_started_ms = started_ms
             self.batch_ms = max(0.0, started_ms - self.decode_ms - self.infer_ms)
             self.infer_ms += infer_ms
             self.batch_size = max(self.batch_size, batch_size)
-        self._missing.discard(row)
+        self._missing.difference_update(range(row, row + count))
         return not self._missing
 
     def _too_large(self) -> Refused:
@@ -81,6 +88,7 @@ class RowJoiner:
         return Refused("output_too_large", message, limit=self._max_output_bytes)
 
     def _allocate(self, outputs: Arrays) -> None:
-        if self.rows * sum(array.size for array in outputs.values()) > self._max_output_bytes:  # a value takes a byte
+        sizes = (array.size // (len(array) or 1) for array in outputs.values())
+        if self.rows * sum(sizes) > self._max_output_bytes:  # a value takes a byte
             raise self._too_large()
-        self.outputs = {name: np.empty((self.rows, *array.shape), array.dtype) for name, array in outputs.items()}
+        self.outputs = {name: np.empty((self.rows, *array.shape[1:]), array.dtype) for name, array in outputs.items()}
