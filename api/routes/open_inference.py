@@ -1,6 +1,7 @@
 """Routes of the Open Inference Protocol v2 beside `infer`: health, metadata, statistics, repository, jobs."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any, Final
 
 import orjson
@@ -75,10 +76,14 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.post(f"{_REPOSITORY}/models/{{name}}/unload", summary="Unload a model")
     async def unload_repository_model(http: HttpRequest, name: str) -> Response:
-        """Unload all versions of the model once their queues are empty. It needs a key with the role admin."""
+        """Unload all versions of the model once their queues are empty, and answer then. It needs the role admin.
+
+        If that takes longer than a request may wait, the answer comes before.
+        """
         await _read_body(gateway, http)
         caller: Caller = http.scope["caller"]
         await change_plan(gateway, name, "unload", {}, caller)
+        await _wait_until_unloaded(gateway, name)
         return json_response({})
 
     _add_model_routes(routes, gateway)
@@ -179,6 +184,14 @@ async def _wait_until_ready(gateway: Gateway, name: str) -> None:
     except TimeoutError:
         message = f"model {name} is not ready within {limit_s:g} s, and is still being loaded"
         raise Refused("wait_over", message, limit_s=limit_s) from None
+
+
+async def _wait_until_unloaded(gateway: Gateway, name: str) -> None:
+    """Return once no live worker runs the model, or the wait is over: it is unloaded when its queues are empty."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(gateway.settings.max_wait_s):
+            while any(gateway.catalog.cluster.serving(name, each) for each in gateway.catalog.cluster.versions(name)):
+                await gateway.catalog.wait_for_refresh()
 
 
 async def _submit_job(gateway: Gateway, http: Request, receive: Receive, name: str, version: str) -> HttpResponse:
