@@ -1,14 +1,15 @@
 """Lets calls that arrive one after another submit their jobs together, so that they share a round trip to Redis.
 
-gRPC hands over one call in each iteration of the event loop, where HTTP connections hand over many. A lone call, and
-calls that are few, are not delayed.
+gRPC hands over one call in each iteration of the event loop, where HTTP connections hand over many. A lone call is not
+delayed.
 """
 
 import asyncio
 from typing import Final
 
-SHARE: Final = 8  # a group is complete with this part of the calls in progress
-LIMIT_S: Final = 0.004  # after which an incomplete group is submitted
+SHARE: Final = 2  # a group is complete with this part of the calls in progress,
+MAX_CALLS: Final = 16  # or with so many
+LIMIT_S: Final = 0.002  # after which an incomplete group is submitted
 
 
 class SubmitGathering:
@@ -20,9 +21,9 @@ class SubmitGathering:
         self._timer: asyncio.TimerHandle | None = None
 
     async def join(self, in_progress: int) -> None:
-        """Return once enough calls have joined, or LIMIT_S after the first. `in_progress`: calls that wait for jobs."""
-        size, waiting = in_progress // SHARE, self._waiting
-        if size <= len(waiting) + 1:
+        """Return once enough calls have joined, or LIMIT_S after the first. `in_progress`: calls, this one included."""
+        waiting = self._waiting
+        if len(waiting) + 1 >= min(in_progress // SHARE, MAX_CALLS):
             if waiting:
                 self._release()
             return
