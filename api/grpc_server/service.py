@@ -7,15 +7,17 @@ from typing import Any, Final
 from google.protobuf.message import Message
 
 from api.asgi.tenant_budgets import BudgetShare
+from api.auth.authentication import Caller
 from api.gateway.gateway import Gateway
 from api.grpc_server import messages
 from api.grpc_server.calls import Access, Call, Calls
 from api.grpc_server.generated import open_inference_pb2 as pb
 from api.open_inference import metadata
 from api.open_inference.inference import InferRequest, InferResponse, PendingInference
+from api.routes import open_inference
 from jobs.contract.errors import Refused
 
-_Method = Callable[[Gateway, Any], Awaitable[Message]]  # which needs no more than its request
+_Method = Callable[[Gateway, Any, Caller], Awaitable[Message]]
 
 SERVICE: Final = "inference.GRPCInferenceService"
 PATH: Final = f"/{SERVICE}/"
@@ -27,7 +29,7 @@ def handlers(calls: Calls) -> dict[str, Any]:
     def of_method(kind: type[Any], method: _Method) -> Any:
         async def answer(call: Call) -> bytes:
             request = messages.parse(kind, await call.receive_small())
-            encoded: bytes = (await method(calls.gateway, request)).SerializeToString()
+            encoded: bytes = (await method(calls.gateway, request, call.caller)).SerializeToString()
             return encoded
 
         return answer
@@ -73,15 +75,16 @@ def _cut_timeout(parameters: Mapping[str, Any], deadline_us: int) -> Mapping[str
     return {**parameters, "timeout": deadline_us}
 
 
-async def _server_live(_gateway: Gateway, _request: pb.ServerLiveRequest) -> Message:
+async def _server_live(_gateway: Gateway, _request: pb.ServerLiveRequest, _caller: Caller) -> Message:
     return pb.ServerLiveResponse(live=True)
 
 
-async def _server_ready(gateway: Gateway, _request: pb.ServerReadyRequest) -> Message:
+async def _server_ready(gateway: Gateway, _request: pb.ServerReadyRequest, _caller: Caller) -> Message:
     return pb.ServerReadyResponse(ready=metadata.is_server_ready(gateway))
 
 
-async def _model_ready(gateway: Gateway, request: pb.ModelReadyRequest) -> Message:
+async def _model_ready(gateway: Gateway, request: pb.ModelReadyRequest, _caller: Caller) -> Message:
+    await gateway.refresh_models()
     try:
         ready = metadata.is_model_ready(gateway, request.name, request.version)
     except Refused:  # there is no such model or version
@@ -89,37 +92,51 @@ async def _model_ready(gateway: Gateway, request: pb.ModelReadyRequest) -> Messa
     return pb.ModelReadyResponse(ready=ready)
 
 
-async def _server_metadata(_gateway: Gateway, _request: pb.ServerMetadataRequest) -> Message:
+async def _server_metadata(_gateway: Gateway, _request: pb.ServerMetadataRequest, _caller: Caller) -> Message:
     return messages.fill(pb.ServerMetadataResponse(), metadata.server_metadata())
 
 
-async def _model_metadata(gateway: Gateway, request: pb.ModelMetadataRequest) -> Message:
+async def _model_metadata(gateway: Gateway, request: pb.ModelMetadataRequest, _caller: Caller) -> Message:
     return messages.fill(pb.ModelMetadataResponse(), metadata.model_metadata(gateway, request.name, request.version))
 
 
-async def _model_config(gateway: Gateway, request: pb.ModelConfigRequest) -> Message:
+async def _model_config(gateway: Gateway, request: pb.ModelConfigRequest, _caller: Caller) -> Message:
     config = metadata.model_config(gateway, request.name, request.version)
     return messages.fill(pb.ModelConfigResponse(), {"config": config})
 
 
-async def _model_statistics(gateway: Gateway, request: pb.ModelStatisticsRequest) -> Message:
+async def _model_statistics(gateway: Gateway, request: pb.ModelStatisticsRequest, _caller: Caller) -> Message:
+    await gateway.refresh_models()
     found = await metadata.model_statistics(gateway, request.name, request.version)
     return messages.fill(pb.ModelStatisticsResponse(), found)
 
 
-async def _repository_index(gateway: Gateway, request: pb.RepositoryIndexRequest) -> Message:
+async def _repository_index(gateway: Gateway, request: pb.RepositoryIndexRequest, _caller: Caller) -> Message:
+    await gateway.refresh_models()
     models = metadata.repository_index(gateway, only_ready=request.ready)
     return messages.fill(pb.RepositoryIndexResponse(), {"models": models})
+
+
+async def _load_model(gateway: Gateway, request: pb.RepositoryModelLoadRequest, caller: Caller) -> Message:
+    await open_inference.load_model(gateway, request.model_name, request.parameters, caller)
+    return pb.RepositoryModelLoadResponse()
+
+
+async def _unload_model(gateway: Gateway, request: pb.RepositoryModelUnloadRequest, caller: Caller) -> Message:
+    await open_inference.unload_model(gateway, request.model_name, caller)
+    return pb.RepositoryModelUnloadResponse()
 
 
 # name → (who may call it, its request, how it is answered)
 _METHODS: Final[Mapping[str, tuple[Access, type[Any], _Method]]] = {
     "ServerLive": (Access.PUBLIC, pb.ServerLiveRequest, _server_live),
     "ServerReady": (Access.PUBLIC, pb.ServerReadyRequest, _server_ready),
-    "ModelReady": (Access.PUBLIC, pb.ModelReadyRequest, _model_ready),
+    "ModelReady": (Access.KEY, pb.ModelReadyRequest, _model_ready),
     "ServerMetadata": (Access.KEY, pb.ServerMetadataRequest, _server_metadata),
     "ModelMetadata": (Access.KEY, pb.ModelMetadataRequest, _model_metadata),
     "ModelConfig": (Access.KEY, pb.ModelConfigRequest, _model_config),
     "ModelStatistics": (Access.KEY, pb.ModelStatisticsRequest, _model_statistics),
     "RepositoryIndex": (Access.KEY, pb.RepositoryIndexRequest, _repository_index),
+    "RepositoryModelLoad": (Access.ADMIN, pb.RepositoryModelLoadRequest, _load_model),
+    "RepositoryModelUnload": (Access.ADMIN, pb.RepositoryModelUnloadRequest, _unload_model),
 }
