@@ -28,8 +28,6 @@ def handlers(calls: Calls) -> dict[str, Any]:
 
     async def check(call: Call) -> bytes:
         state = _find_state(gateway, parse(health_pb2.HealthCheckRequest, await call.receive_small()).service)
-        if state == _State.SERVICE_UNKNOWN:
-            raise Refused("route_not_found", "no such service", allowed=["", SERVICE])
         encoded: bytes = _State(status=state).SerializeToString()
         return encoded
 
@@ -37,7 +35,10 @@ def handlers(calls: Calls) -> dict[str, Any]:
         """Send the state, and each change of it."""
         service, sent = parse(health_pb2.HealthCheckRequest, await call.receive_small()).service, None
         while not calls.is_ending:
-            state = _find_state(gateway, service)
+            try:
+                state = _find_state(gateway, service)
+            except Refused:
+                state = _State.SERVICE_UNKNOWN
             if state != sent:
                 await call.send_next(_State(status=state).SerializeToString())
                 sent = state
@@ -56,10 +57,12 @@ def handlers(calls: Calls) -> dict[str, Any]:
 
 
 def _find_state(gateway: Gateway, service: str) -> int:
-    """Return the state of a service: "" is the gateway."""
-    if service not in ("", SERVICE):
-        return int(_State.SERVICE_UNKNOWN)
-    return int(_State.SERVING if metadata.is_server_ready(gateway) else _State.NOT_SERVING)
+    """Return the state of a service: "" is the gateway; other names are those of models. Raises Refused if unknown."""
+    if service in ("", SERVICE):
+        is_ready = metadata.is_server_ready(gateway)
+    else:
+        is_ready = metadata.is_model_ready(gateway, service)
+    return int(_State.SERVING if is_ready else _State.NOT_SERVING)
 
 
 async def _read_questions(call: Call) -> AsyncIterator[Any]:

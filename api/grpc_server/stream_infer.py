@@ -96,7 +96,7 @@ class _Stream:
                 task = asyncio.create_task(self._answer([message], share, refusal))
                 message = None
                 self._in_progress.add(task)
-                task.add_done_callback(self._in_progress.discard)
+                task.add_done_callback(self._on_answered)
                 self._answers.put_nowait(task)
         finally:
             self._answers.put_nowait(None)
@@ -115,6 +115,11 @@ class _Stream:
         for task in self._in_progress:
             task.cancel()
         self._outputs.release()
+
+    def _on_answered(self, task: asyncio.Task[_Answer]) -> None:
+        self._in_progress.discard(task)
+        if not task.cancelled():
+            task.exception()  # else asyncio logs that of a task whose stream has ended
 
     async def _answer(self, message: list[bytes], share: BudgetShare, refusal: JitneyError | None) -> _Answer:
         """Return the message that answers a request. Raises JitneyError if an error is to end the stream.
