@@ -49,7 +49,7 @@ class GatewaySettings(AddressPolicySettings):
     )
     predict_wait_s: float = Field(30, gt=0, description="maximum time POST /predict waits for its job")
     predict_hangup_cancels: bool = Field(
-        default=True, description="cancel a POST /predict without Idempotency-Key when its caller disconnects"
+        default=True, description="cancel POST /predict and /v2/…/infer without a key when their caller disconnects"
     )
     header_timeout_s: float = Field(10, gt=0, description="maximum time to receive the head of a request")
     body_timeout_s: float = Field(30, gt=0, description="maximum time to receive the body of a request")

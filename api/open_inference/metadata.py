@@ -92,8 +92,8 @@ def model_config(gateway: Gateway, name: str, number: str = "") -> dict[str, Any
 async def model_statistics(gateway: Gateway, name: str = "", number: str = "") -> dict[str, Any]:
     """Return the statistics of a model, or of all. Raises Refused if it is unknown, StoreUnavailable.
 
-    Times are known for a model; a version gets the part of its jobs. `batch_stats` is empty, as sizes are kept in
-    buckets: see /metrics.
+    Times are known for a model: a version has their means. `batch_stats` is empty, as sizes are kept in buckets: see
+    /metrics.
     """
     cluster = gateway.catalog.cluster
     if name:
@@ -169,30 +169,37 @@ def _statistics(name: str, number: str, counts: Mapping[str, int], stages: Mappi
     of_version = {key.rpartition(":")[2]: n for key, n in ended.items() if key.startswith(f"{prefix}{number}:")}
     part = sum(of_version.values()) / (sum(ended.values()) or 1)
 
-    def count_of(what: str) -> int:
-        return round(part * sum(stages.get(f"{what}:{bound}", 0) for bound in (*histograms.BOUNDS[what], "inf")))
+    def mean_us(*what: str) -> float:
+        """Return the mean of the times of stages, each over what it is counted by: jobs, or batches."""
+        return sum(stages.get(f"{each}:sum", 0) / (_count(stages, each) or 1) for each in what)
 
-    def duration(count: int, *what: str) -> dict[str, int]:
-        return {"count": count, "ns": round(part * sum(stages.get(f"{each}:sum", 0) for each in what)) * _NS_PER_US}
+    succeeded = of_version.get("succeeded", 0)
 
-    succeeded, batches = of_version.get("succeeded", 0), count_of("size")
+    def duration(*what: str) -> dict[str, int]:
+        return {"count": succeeded, "ns": round(succeeded * mean_us(*what)) * _NS_PER_US}
+
     nothing = {"count": 0, "ns": 0}
     return {
         "name": name,
         "version": number,
         "last_inference": 0,
         "inference_count": round(part * stages.get("size:sum", 0)),
-        "execution_count": batches,
+        "execution_count": round(part * _count(stages, "size")),
         "inference_stats": {
-            "success": duration(succeeded, "total"),
+            "success": duration("total"),
             "fail": {"count": sum(of_version.values()) - succeeded, "ns": 0},
-            "queue": duration(count_of("queue"), "queue", "batch"),
-            "compute_input": duration(count_of("decode"), "decode"),
-            "compute_infer": duration(batches, "infer"),
-            "compute_output": nothing,
+            "queue": duration("queue", "batch"),
+            "compute_input": duration("decode"),
+            "compute_infer": duration("infer"),
+            "compute_output": {"count": succeeded, "ns": 0},
             "cache_hit": nothing,
             "cache_miss": nothing,
         },
         "batch_stats": [],
         "memory_usage": [],
     }
+
+
+def _count(stages: Mapping[str, int], what: str) -> int:
+    """Return the number of observations of a histogram."""
+    return sum(stages.get(f"{what}:{bound}", 0) for bound in (*histograms.BOUNDS[what], "inf"))

@@ -228,9 +228,10 @@ def fed(connection: socket.socket, drip: bytes) -> bool:
 # ---- A3: packed bodies
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "x-gzip"])
-def test_a3_a_gzip_bomb_is_decompressed_only_up_to_the_limit(tight: GatewayProcess, encoding: str) -> None:
-    bomb = gzip.compress(bytes(300_000_000), 9)
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate"])
+def test_a3_a_packed_bomb_is_decompressed_only_up_to_the_limit(tight: GatewayProcess, encoding: str) -> None:
+    pack = zlib.compress if encoding == "deflate" else gzip.compress
+    bomb = pack(bytes(300_000_000), 9)
     before_s = cpu_s(tight.process.pid)
     with unharmed(tight, 10 << 20):
         headers = {"content-encoding": encoding, "content-type": "application/json"}
@@ -240,14 +241,14 @@ def test_a3_a_gzip_bomb_is_decompressed_only_up_to_the_limit(tight: GatewayProce
     assert cpu_s(tight.process.pid) - before_s < 1
 
 
-@pytest.mark.parametrize("encoding", ["deflate", "br", "gzip, gzip", "zstd"])
+@pytest.mark.parametrize("encoding", ["br", "gzip, gzip", "zstd"])
 def test_a3_another_content_encoding_is_refused_and_not_decompressed(tight: GatewayProcess, encoding: str) -> None:
     bomb = zlib.compress(bytes(50_000_000), 9)
     with unharmed(tight):
         headers = {"content-encoding": encoding, "content-type": "application/json"}
         for path in ("/v1/jobs", "/predict"):
             answer = tight.http.post(path, content=bomb, headers=headers)
-            assert (answer.status_code, answer.json()["allowed"]) == (415, ["gzip", "identity"])
+            assert (answer.status_code, answer.json()["allowed"]) == (415, ["gzip", "deflate", "identity"])
 
 
 # ---- A6: crumbs

@@ -16,6 +16,7 @@ from tests.support.service import ROOT, Service
 from tests.support.waiting import wait_until
 
 FLASK, CELERY, TRITON = (Page(f"migrate-from-{name}.md") for name in ("flask", "celery", "triton"))
+PROTOCOL = Page("open-inference-protocol.md")
 ASK_FLASK = """
 from app import app
 answer = app.test_client().post("/predict", data={"image": open("samples/digits/7_01.png", "rb")})
@@ -93,6 +94,27 @@ def test_celery(moved: Service, folder: Path) -> None:
     if importlib.util.find_spec("celery"):
         (folder / "tasks.py").write_text(tasks)
         assert run([sys.executable, "-c", ASK_CELERY], folder) == "7\n"
+
+
+def test_the_open_inference_protocol(moved: Service, folder: Path) -> None:
+    (code,) = PROTOCOL.blocks("python")
+    ast.parse(code)
+    described, infer, submit = [
+        *PROTOCOL.blocks("sh")[0].split("curl ")[1:],
+        *PROTOCOL.blocks("sh")[1].split("curl ")[1:],
+    ]
+    assert json.loads(run_shell(f"curl {described}", moved.url, folder))["inputs"][0]["shape"] == [-1, 4]
+    assert json.loads(run_shell(f"curl {infer}", moved.url, folder))["outputs"][0]["data"] == [
+        2,
+        4,
+        6,
+        8,
+        10,
+        12,
+        14,
+        16,
+    ]
+    assert json.loads(run_shell(f"curl {submit}", moved.url, folder))["status"] == "queued"
 
 
 def test_triton(moved: Service, folder: Path) -> None:
