@@ -1,20 +1,23 @@
 """Calls a service with all that tritonclient's gRPC client can do. Runs in an environment of its own, not in ours.
 
-Arguments: host:port, a file of input arrays by model, and a file for the outputs, which the test compares.
+Arguments: host:port, a file of input arrays by model, a file for the outputs, which the test compares, and a file with
+the service's own description of the protocol.
 """
 
 import asyncio
 import queue
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from tritonclient import grpc
-from tritonclient.grpc import aio
+from tritonclient.grpc import aio, model_config_pb2, service_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-ADDRESS, INPUTS, OUTPUTS = sys.argv[1:]
+ADDRESS, INPUTS, OUTPUTS, PROTOCOL = sys.argv[1:]
 
 
 def tensor(name: str, array: Any, datatype: str = "") -> Any:
@@ -30,6 +33,33 @@ def failure(call: Callable[..., Any], *args: Any, **more: Any) -> tuple[str, str
     except InferenceServerException as error:
         return str(error.status()).removeprefix("StatusCode."), error.message()
     raise AssertionError("no error")
+
+
+def facts(messages: Iterable[Any], scope: str = "") -> Iterator[tuple[Any, ...]]:
+    """Yield the fields of messages: what is sent, and under which number."""
+    for message in messages:
+        for field in message.field:
+            kind = field.type_name.rpartition(".")[2]
+            yield scope + message.name, field.name, field.number, field.label, field.type, kind
+        yield from facts(message.nested_type, f"{scope}{message.name}.")
+
+
+def protocol() -> None:
+    """Compare the description of the protocol with the client's: it is a part of it."""
+    ours, theirs = FileDescriptorProto.FromString(Path(PROTOCOL).read_bytes()), []
+    for module in (service_pb2, model_config_pb2):
+        theirs.append(FileDescriptorProto())
+        module.DESCRIPTOR.CopyToProto(theirs[-1])
+    known = {fact for each in theirs for fact in facts(each.message_type)}
+    found = set(facts(ours.message_type))
+    assert found <= known, sorted(found - known)
+    values = {(value.name, value.number) for each in theirs for enum in each.enum_type for value in enum.value}
+    assert {(value.name, value.number) for enum in ours.enum_type for value in enum.value} <= values
+    methods = {method.name: method for each in theirs for service in each.service for method in service.method}
+    for method in ours.service[0].method:
+        their = methods[method.name]
+        assert (method.input_type, method.output_type) == (their.input_type, their.output_type)
+        assert (method.client_streaming, method.server_streaming) == (their.client_streaming, their.server_streaming)
 
 
 def describe(client: Any) -> None:
@@ -170,6 +200,7 @@ def main() -> None:
     picture, double = arrays.pop("picture"), arrays["double"]
     arrays = {name: array.astype(np.object_) if array.dtype.kind == "U" else array for name, array in arrays.items()}
     client = grpc.InferenceServerClient(ADDRESS)
+    protocol()
     describe(client)
     outputs = infer_all(client, arrays)
     options(client, double)

@@ -73,15 +73,12 @@ async def test_the_rate_of_a_tenant(stub: Any, queue: Server, gateway: GrpcGatew
     call = stub.ServerMetadata(pb.ServerMetadataRequest(), metadata=hasty)
     assert (await call).name == "jitney"
     assert dict(await call.trailing_metadata())["ratelimit-policy"] == '"requests";q=3;w=600'
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        for _ in range(3):
-            await stub.ServerMetadata(pb.ServerMetadataRequest(), metadata=hasty)
-    assert (refused.value.code(), trailer(refused.value, "jitney-code")) == (
-        StatusCode.RESOURCE_EXHAUSTED,
-        "rate_limited",
-    )
-    assert int(trailer(refused.value, "retry-after")) > 1
-    assert trailer(refused.value, "ratelimit").startswith('"requests";r=0;')
+    calls = [stub.ServerMetadata(pb.ServerMetadataRequest(), metadata=hasty) for _ in range(3)]
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    error: Any = [end for end in ends if isinstance(end, grpc.aio.AioRpcError)][-1]
+    assert (error.code(), trailer(error, "jitney-code")) == (StatusCode.RESOURCE_EXHAUSTED, "rate_limited")
+    assert int(trailer(error, "retry-after")) > 1
+    assert trailer(error, "ratelimit").startswith('"requests";r=0;')
 
 
 async def test_health_and_reflection(stub: Any, keys: dict[str, str]) -> None:
