@@ -95,7 +95,7 @@ clean: ## Remove what was built; the queue in .data stays
 # It needs another protobuf than ours.
 .venv/apart/installed-tritonclient: | .venv/installed-dev
 	@"$(PYTHON)" -m venv .venv/apart
-	@.venv/apart/bin/python -m pip install -q --disable-pip-version-check 'tritonclient[http,grpc]>=2.60' numpy
+	@.venv/apart/bin/python -m pip install -q --disable-pip-version-check 'tritonclient[http,grpc]>=2.73' numpy
 	@touch $@
 
 .venv/installed-atheris: .venv/installed-dev

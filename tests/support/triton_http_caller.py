@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from tritonclient import http
 from tritonclient.http import aio
@@ -17,6 +18,7 @@ ADDRESS, INPUTS, OUTPUTS = sys.argv[1:4]
 
 
 def tensor(name: str, array: Any, datatype: str = "", *, binary: bool = True) -> Any:
+    array = array.astype(ml_dtypes.bfloat16) if datatype == "BF16" else array
     each = http.InferInput(name, array.shape, datatype or np_to_triton_dtype(array.dtype))
     each.set_data_from_numpy(array, binary_data=binary)
     return each
@@ -82,6 +84,7 @@ def infer_all(client: Any, arrays: dict[str, Any]) -> dict[str, Any]:
                     if datatype == "BYTES":  # bytes, or text of JSON
                         values = np.array([str(each, "utf-8") if type(each) is bytes else each for each in values.flat])
                         values = values.reshape(array.shape)
+                    values = values.astype(np.float32) if datatype == "BF16" else values
                     first = values if first is None else first
                     assert values.dtype == first.dtype, (model, values.dtype)
                     assert np.array_equal(values, first), model

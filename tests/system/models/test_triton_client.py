@@ -36,7 +36,8 @@ def folder(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for name in ("double", "other"):
         models.doubling(folder, name)
-    for name, kind in {**{name: kind for name, (kind, _) in TYPES.items()}, "text": TensorProto.STRING}.items():
+    others = {"text": TensorProto.STRING, "bf16": TensorProto.BFLOAT16}
+    for name, kind in {**{name: kind for name, (kind, _) in TYPES.items()}, **others}.items():
         ports = {"x": kind, "y": kind}
         node = graphs.node("Identity", ["x"], ["y"])
         graphs.write(folder / name / "1" / "model.onnx", [node], {"x": ["N", 3]}, {"y": ["N", 3]}, kinds=ports)
@@ -97,6 +98,7 @@ def test_the_whole_surface_of_the_client(
         "double": random.random((2, 4), np.float32),
         "product": random.random((ROWS, 8), np.float32),
         "text": np.array([["a", "größe", ""], ["b", '"', "\n"]]),
+        "bf16": np.array([[1, -0.5, np.inf], [256, 0, -3]], np.float32),  # exact in 16 bits
         **{name: random.integers(0, 2, (ROWS, 3)).astype(kind) for name, (_, kind) in TYPES.items()},
     }
     arrays["fp16"], arrays["fp64"] = (
@@ -120,7 +122,7 @@ def test_the_whole_surface_of_the_client(
     outputs = np.load(tmp_path / "outputs.npz")
     assert set(outputs) == set(arrays)
     for name, rows in arrays.items():
-        expected = rows if name == "text" else alone(folder, name, rows)
+        expected = rows if name in {"text", "bf16"} else alone(folder, name, rows)
         assert (outputs[name].dtype.kind, outputs[name].tolist()) == (expected.dtype.kind, expected.tolist()), name
         assert name == "text" or outputs[name].tobytes() == expected.tobytes()
     logits = np.concatenate([stored(each / "output_0.pb") for each in sets])
