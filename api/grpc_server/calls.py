@@ -251,7 +251,8 @@ class Calls:
             error = JitneyError("internal_error", INTERNAL_ERROR)
         code = status.status_code(error)
         if error.code == "wait_over" and self.gateway.is_draining:
-            code = grpc.StatusCode.UNAVAILABLE  # the caller may ask another gateway
+            code = grpc.StatusCode.UNAVAILABLE
+            error = JitneyError(error.code, "this gateway is shutting down: send the request again")
         fields = (*(context.trailing_metadata() or ()), *status.trailing_metadata(error))
         await context.abort(code, status.details_of(error), fields)
         raise AssertionError  # `abort` has raised

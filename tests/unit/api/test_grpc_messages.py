@@ -1,13 +1,9 @@
-"""Messages of gRPC: generated code, raw tensors found without protobuf, conversion of values, statuses of errors."""
+"""Messages of gRPC: raw tensors found without protobuf, conversion of values, statuses of errors."""
 
 import asyncio
-import importlib.metadata
-import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from grpc import StatusCode
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +14,6 @@ from api.grpc_server.generated import open_inference_pb2 as pb
 from api.grpc_server.submit_gathering import LIMIT_S, SubmitGathering
 from api.open_inference.inference import InferResponse, OutputTensor
 from jobs.contract.errors import CODES, JitneyError, QueueFull, Refused
-from scripts import generate_grpc
 
 MIB = 1 << 20
 
@@ -27,25 +22,10 @@ def share() -> Any:
     return TenantBudget(MIB, "bytes", QueueFull).hold("t")
 
 
-def test_generated_code_is_up_to_date(tmp_path: Path) -> None:
-    kept = [
-        generate_grpc.ROOT / generate_grpc.FOLDER / f"{generate_grpc.PROTO.stem}_pb2{kind}.py" for kind in ("", "_grpc")
-    ]
-    try:
-        installed = importlib.metadata.version("grpcio-tools")
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("no grpcio-tools")
-    made = generate_grpc.generate(tmp_path)
-    (version,) = re.findall(r"^# Protobuf Python Version: (.+)$", made[0].read_text(), re.MULTILINE)
-    if f"Version: {version}\n" not in kept[0].read_text():
-        pytest.skip(f"grpcio-tools {installed} generates for protobuf {version}")
-    assert [file.read_text() for file in made] == [file.read_text() for file in kept]
-
-
 RAW = st.lists(st.binary(max_size=300), max_size=4)
 
 
-@given(RAW, st.text(max_size=300), st.integers(0, 1 << 63))
+@given(RAW, st.text(max_size=300), st.integers(0, (1 << 63) - 1))
 def test_raw_tensors_are_found_without_protobuf(raw: list[bytes], name: str, number: int) -> None:
     message = pb.ModelInferRequest(model_name=name, id="7")
     message.parameters["timeout"].uint64_param = number
