@@ -34,7 +34,7 @@ def handlers(calls: Calls) -> dict[str, Any]:
     async def watch(call: Call) -> None:
         """Send the state, and each change of it."""
         service, sent = parse(health_pb2.HealthCheckRequest, await call.receive_small()).service, None
-        while not calls.is_ending:
+        while not calls.is_ending and gateway.callers.is_known(call.caller):
             try:
                 state = _find_state(gateway, service)
             except Refused:

@@ -150,6 +150,8 @@ class _Stream:
         refusal = refusal or self._gateway.watermark.refusal("interactive")
         if refusal is not None:
             raise refusal
+        if not self._gateway.callers.is_known(self._call.caller):
+            raise Refused("unauthorized", "the API key has been revoked")
         self._call.hold_requests(len(self._in_progress))
         self._call.count_request()
 

@@ -11,10 +11,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from api.grpc_server.generated import open_inference_pb2 as pb
-from tests.support.api_keys import callers
+from tests.support.api_keys import callers, jitney_keys
 from tests.support.gateways import Worker
 from tests.support.grpc_calls import GrpcGateway, double, error_of, request, trailer, values
 from tests.support.servers import Server
+from tests.support.waiting import wait_until_async
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -65,6 +66,23 @@ async def test_keys_and_roles(stub: Any, worker: Worker, keys: dict[str, str]) -
         stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="nothing"), metadata=admin)
     )
     assert error.code() == StatusCode.NOT_FOUND
+
+
+async def test_a_revoked_key_in_an_open_stream(stub: Any, queue: Server, keys: dict[str, str]) -> None:
+    stream = stub.ModelStreamInfer(metadata=(("authorization", keys["alice"]),))
+
+    async def code() -> str:
+        await stream.write(request(model="nothing"))
+        found: str = (await stream.read()).infer_response.parameters["jitney-code"].string_param
+        return found
+
+    assert await code() == "model_not_found"
+    assert jitney_keys(queue.url, "revoke", keys["alice"].split("_")[1]).returncode == 0
+
+    async def is_refused() -> bool:
+        return await code() == "unauthorized"
+
+    await wait_until_async(is_refused, "the gateway has heard of it")
 
 
 async def test_the_rate_of_a_tenant(stub: Any, queue: Server, gateway: GrpcGateway) -> None:
