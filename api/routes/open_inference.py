@@ -18,7 +18,7 @@ from api.open_inference import http_messages, metadata
 from api.routes.infer import MODELS, PREFIX
 from api.routes.models import change_plan
 from api.submission.single_submit import SingleSubmit
-from jobs.contract.errors import Refused, RetryLater
+from jobs.contract.errors import Refused, RetryLater, StoreUnavailable
 from jobs.contract.job_view import job_view
 from jobs.contract.json_reader import read_object
 
@@ -43,8 +43,8 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get(f"{PREFIX}/health/ready", summary="Check that the server accepts requests")
     async def check_server_ready() -> Response:
-        """Answer 200 if the gateway accepts jobs, else 503. It needs no API key."""
-        is_ready = metadata.is_server_ready(gateway)
+        """Answer 200 if the gateway accepts jobs and Redis answers, else 503. It needs no API key."""
+        is_ready = await _is_server_ready(gateway)
         return json_response({"ready": is_ready}, 200 if is_ready else 503)
 
     @routes.get(f"{MODELS}stats", summary="Read the statistics of all models")
@@ -147,6 +147,14 @@ def _add_job_routes(routes: APIRouter, gateway: Gateway) -> None:
     async def submit_version_inference(http: HttpRequest, name: str, version: str) -> Response:
         """Take the body of `infer` and answer 202 with a job that this version runs."""
         return to_fastapi_response(await _submit_job(gateway, Request(http.scope), http.receive, name, version))
+
+
+async def _is_server_ready(gateway: Gateway) -> bool:
+    try:
+        await gateway.refresh_models()
+    except StoreUnavailable:
+        return False
+    return metadata.is_server_ready(gateway)
 
 
 async def _ready(gateway: Gateway, name: str, version: str = "") -> Response:

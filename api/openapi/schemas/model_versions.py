@@ -66,6 +66,8 @@ class ModelVersion(ResponseBody):
     columns: list[ModelColumn] | None = None
     inputs: list[TensorSpec] | None = None
     outputs: list[TensorSpec] | None = None
+    unbatched: list[str] | None = None
+    """The inputs and outputs that have no batch dimension in the model's file."""
     max_batch: int | None = None
     lengths: dict[str, Any] | None = None
     """How items of different lengths are batched. Null: its items have one shape."""

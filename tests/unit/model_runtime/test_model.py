@@ -99,6 +99,7 @@ def test_the_card_of_squeezenet(squeezenet: Model) -> None:
         "columns": [],
         "inputs": [{"name": "data_0", "datatype": "FP16" if half else "FP32", "shape": [3, 224, 224]}],
         "outputs": [{"name": "softmaxout_1", "datatype": "FP16" if half else "FP32", "shape": [1000, 1, 1]}],
+        "unbatched": [],
         "max_batch": 1 if half else 16,
         "run_ms": {},
         "batchable": not half,

@@ -22,7 +22,7 @@ from tests.integration.api.http.test_hang_up import has_ended_as, queued
 from tests.support.api_keys import make_key
 from tests.support.gateways import GatewayProcess, Worker
 from tests.support.servers import Server
-from tests.support.waiting import pass_time
+from tests.support.waiting import pass_time, wait_until
 
 CARD: Final[dict[str, Any]] = {
     "task": "tensor",
@@ -312,6 +312,15 @@ async def test_health_metadata_configuration_and_index(gateway: GatewayProcess, 
     stats = [get(path).json()["model_stats"] for path in ("/v2/models/stats", "/v2/models/m/versions/1/stats")]
     assert stats[0] == stats[1]
     assert stats[0][0]["inference_stats"]["success"]["count"] >= 0
+
+
+def test_a_gateway_without_its_queue_is_alive_and_not_ready() -> None:
+    with closing(Server()) as queue, GatewayProcess(queue) as gateway:
+        assert gateway.http.get("/v2/health/ready").status_code == 200
+        queue.kill()
+        wait_until(lambda: gateway.http.get("/v2/health/ready").status_code == 503, "it is not ready")
+        assert gateway.http.get("/v2/health/ready").json() == {"ready": False}
+        assert gateway.http.get("/v2/health/live").json() == {"live": True}
 
 
 async def test_models_are_loaded_and_unloaded_by_admins(gateway: GatewayProcess, served: Worker) -> None:

@@ -65,6 +65,7 @@ def test_without_keys_the_file_is_refused_with_the_keys(stateful: Path) -> None:
     engine = OnnxEngine(stateful, "cpu", 1, keys=keys)
     assert not engine.batchable
     assert engine.batch_note.endswith("[inputs.rate] value = … makes it a constant")
+    assert "rate" in engine.unbatched
     item = {"x": values(3), "h": values(2, 4), "rate": np.array(2)}
     assert np.allclose(run_each(engine, [item])[0]["next"], item["h"] + 2)
 
