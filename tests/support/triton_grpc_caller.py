@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from tritonclient import grpc
@@ -21,6 +22,7 @@ ADDRESS, INPUTS, OUTPUTS, PROTOCOL = sys.argv[1:]
 
 
 def tensor(name: str, array: Any, datatype: str = "") -> Any:
+    array = array.astype(ml_dtypes.bfloat16) if datatype == "BF16" else array
     each = grpc.InferInput(name, array.shape, datatype or np_to_triton_dtype(array.dtype))
     each.set_data_from_numpy(array)
     return each
@@ -98,6 +100,7 @@ def infer_all(client: Any, arrays: dict[str, Any]) -> dict[str, Any]:
             assert (response.id, response.model_name, response.model_version) == ("7", model, "1")
             assert result.get_output(output).datatype == port.datatype
             values = result.as_numpy(output)
+            values = values.astype(np.float32) if port.datatype == "BF16" else values
             if port.datatype == "BYTES":
                 values = np.array([each.decode() for each in values.flat]).reshape(array.shape)
             first = values if first is None else first
