@@ -14,6 +14,7 @@ from api.grpc_server.calls import Access, Call, Calls
 from api.grpc_server.messages import parse
 from api.grpc_server.service import SERVICE
 from api.open_inference import metadata
+from api.routes import open_inference
 from jobs.contract.errors import Refused
 
 HEALTH: Final = "grpc.health.v1.Health"
@@ -27,7 +28,7 @@ def handlers(calls: Calls) -> dict[str, Any]:
     reflection = reflection_aio.ReflectionServicer([SERVICE, HEALTH, REFLECTION])
 
     async def check(call: Call) -> bytes:
-        state = _find_state(gateway, parse(health_pb2.HealthCheckRequest, await call.receive_small()).service)
+        state = await _find_state(gateway, parse(health_pb2.HealthCheckRequest, await call.receive_small()).service)
         encoded: bytes = _State(status=state).SerializeToString()
         return encoded
 
@@ -36,7 +37,7 @@ def handlers(calls: Calls) -> dict[str, Any]:
         service, sent = parse(health_pb2.HealthCheckRequest, await call.receive_small()).service, None
         while not calls.is_ending and gateway.callers.is_known(call.caller):
             try:
-                state = _find_state(gateway, service)
+                state = await _find_state(gateway, service)
             except Refused:
                 state = _State.SERVICE_UNKNOWN
             if state != sent:
@@ -56,10 +57,10 @@ def handlers(calls: Calls) -> dict[str, Any]:
     }
 
 
-def _find_state(gateway: Gateway, service: str) -> int:
+async def _find_state(gateway: Gateway, service: str) -> int:
     """Return the state of a service: "" is the gateway; other names are those of models. Raises Refused if unknown."""
     if service in ("", SERVICE):
-        is_ready = metadata.is_server_ready(gateway)
+        is_ready = await open_inference.is_server_ready(gateway)
     else:
         is_ready = metadata.is_model_ready(gateway, service)
     return int(_State.SERVING if is_ready else _State.NOT_SERVING)

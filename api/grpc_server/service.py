@@ -80,7 +80,7 @@ async def _server_live(_gateway: Gateway, _request: pb.ServerLiveRequest, _calle
 
 
 async def _server_ready(gateway: Gateway, _request: pb.ServerReadyRequest, _caller: Caller) -> Message:
-    return pb.ServerReadyResponse(ready=metadata.is_server_ready(gateway))
+    return pb.ServerReadyResponse(ready=await open_inference.is_server_ready(gateway))
 
 
 async def _model_ready(gateway: Gateway, request: pb.ModelReadyRequest, _caller: Caller) -> Message:

@@ -44,7 +44,7 @@ def router(gateway: Gateway) -> APIRouter:
     @routes.get(f"{PREFIX}/health/ready", summary="Check that the server accepts requests")
     async def check_server_ready() -> Response:
         """Answer 200 if the gateway accepts jobs and Redis answers, else 503. It needs no API key."""
-        is_ready = await _is_server_ready(gateway)
+        is_ready = await is_server_ready(gateway)
         return json_response({"ready": is_ready}, 200 if is_ready else 503)
 
     @routes.get(f"{MODELS}stats", summary="Read the statistics of all models")
@@ -149,7 +149,7 @@ def _add_job_routes(routes: APIRouter, gateway: Gateway) -> None:
         return to_fastapi_response(await _submit_job(gateway, Request(http.scope), http.receive, name, version))
 
 
-async def _is_server_ready(gateway: Gateway) -> bool:
+async def is_server_ready(gateway: Gateway) -> bool:
     try:
         await gateway.refresh_models()
     except StoreUnavailable:

@@ -206,6 +206,7 @@ async def test_a_full_queue_and_a_queue_that_is_gone(own: tuple[Any, Any]) -> No
             server.kill()
             error = await error_of(stub.ModelInfer(request()))
             assert (error.code(), trailer(error, "jitney-code")) == (StatusCode.UNAVAILABLE, "store_unavailable")
+            assert not (await stub.ServerReady(pb.ServerReadyRequest())).ready
         await worker.connection.aclose()
 
 
