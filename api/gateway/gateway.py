@@ -10,6 +10,7 @@ from typing import Any
 from api.asgi.cors import CorsPolicy, read_origins
 from api.asgi.request import Request
 from api.asgi.tenant_budgets import RETRY_AFTER_S, BudgetShare, TenantBudget
+from api.auth.access_control import AccessControl
 from api.auth.authentication import Authenticator
 from api.gateway import maintenance
 from api.gateway.event_streams import EventStreams
@@ -56,6 +57,7 @@ class Gateway:
         self.bulk, self.storage = bulk, open_storage(bulk.bulk_store)
         self.cors = CorsPolicy(read_origins(settings.cors_origins))
         self.callers = Authenticator(store.connection, settings.allow_anonymous, self.cors, on_loopback=on_loopback)
+        self.access_control = AccessControl(self.callers, store.tenants, store.settings.tenant_window_s)
         self.catalog = ModelCatalog(store.connection, settings.default_model)
         self._create_budgets(settings)
         self.waiting, self.submits = JobWaiters(store), SubmitCoalescer(store)

@@ -12,7 +12,6 @@ from api.asgi import responses
 from api.asgi.request import Request, cache_short
 from api.asgi.responses import App, Header, Receive, Scope, Send, catch_errors
 from api.asgi.tenant_budgets import BudgetShare
-from api.auth.access_control import AccessControl
 from api.gateway.gateway import Gateway
 from api.gateway.job_responses import Response, job_response, output_response, submitted_job_response
 from api.routes import infer
@@ -33,8 +32,7 @@ class HotRoutes:
 
     def __init__(self, app: App, gateway: Gateway) -> None:
         self._app, self._gateway = app, gateway
-        store, self._requests = gateway.store, gateway.requests
-        self._access_control = AccessControl(gateway.callers, store.tenants, store.settings.tenant_window_s)
+        self._requests, self._access_control = gateway.requests, gateway.access_control
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check access, limits and budget of a request, then route it by method and path."""
