@@ -13,6 +13,7 @@ from api.auth.authentication import Authenticator
 from api.gateway import maintenance
 from api.gateway.event_streams import EventStreams
 from api.gateway.job_waiters import JobWaiters
+from api.gateway.list_pacer import ListPacer
 from api.gateway.memory_watermark import MemoryWatermark
 from api.gateway.output_streams import PIECES_HELD, OutputStreams
 from api.gateway.retry_after import RetryAfterEstimator
@@ -28,7 +29,9 @@ from jobs.contract.errors import OverLimit, QueueFull, RetryLater, StoreUnavaila
 from jobs.contract.ids import JOB_ID
 from jobs.contract.job import Job
 from jobs.metrics import heap_trim
+from jobs.models import pauses
 from jobs.models.catalog import ModelCatalog
+from jobs.models.pauses import Pauses
 from jobs.redis_client import keys
 from jobs.redis_client.pubsub import Subscriber
 from jobs.redis_client.task_supervisor import TaskSupervisor
@@ -64,6 +67,8 @@ class Gateway:
         compare_s = max(MIN_COMPARE_INTERVAL_S, settings.model_refresh_s)
         self.agreement = SettingsAgreement(store.connection, process, store.settings.shards, compare_s)
         self.limits = StoredLimits(store.connection, store.tenants)
+        self.pauses = Pauses(store.connection)
+        self.lists = ListPacer()
         self.is_draining = False  # /readyz returns 503, so that load balancers send no more requests
         self.exit_code = 0  # set when the gateway stops itself
         self.supervisor = TaskSupervisor(self._on_loop_end)
@@ -100,31 +105,34 @@ class Gateway:
         start(self.waiting.run(settings.wait_recheck_s))
         start(self.callers.run(settings.api_key_refresh_s))
         start(self.limits.run(settings.api_key_refresh_s))
+        start(self.pauses.run(settings.model_refresh_s))
         start(self.events.run(settings.api_key_refresh_s))
         start(RolloutController(store, self.catalog, settings).run())
         start(self._compare_settings())
         start(self._refresh_models_periodically())
         start(maintenance.watch_server(self.retry_after, self.watermark, store, settings.model_refresh_s))
         start(maintenance.run_sweeps(store, settings.sweep_interval_s, lambda: self.catalog.cluster.longest_lease_s))
-        start(maintenance.flush_cpu_time(store.connection, settings.metrics_flush_s))
+        start(maintenance.flush_counts(store, settings.metrics_flush_s))
         start(heap_trim.run(settings.sweep_interval_s))
 
     async def stop(self) -> None:
         await self.supervisor.cancel()
         with suppress(StoreUnavailable):
+            await self.store.usage.tell(self.store.connection)
             await self.agreement.withdraw()
         await self.store.connection.aclose()
 
     async def refresh_models(self) -> None:
         """Read the announced models; raises StoreUnavailable.
 
-        JITNEY_SHARDS and the tenants' limits are checked first, because no job is accepted before models are known.
+        JITNEY_SHARDS, the tenants' limits and the pauses are read first: no job is accepted before models are known.
         """
         try:
             await self.agreement.check()
         except QueueMismatch as error:  # `_compare_settings` stops this process
             raise StoreUnavailable(str(error)) from error
         await self.limits.check()
+        await self.pauses.refresh()
         await self.catalog.refresh()
 
     async def _compare_settings(self) -> None:
@@ -149,6 +157,10 @@ class Gateway:
         """Resolve all waiting requests and end all event streams; called on shutdown."""
         self.waiting.close()
         self.events.close()
+
+    def refusal(self, model: str, lane: str) -> RetryLater | None:
+        """Return the error that refuses new jobs of this queue at present, or None if they are accepted."""
+        return self.watermark.refusal(lane) or self.pauses.refusal(model, lane)
 
     def reserve_body(self, request: Request, idempotency_key: str) -> BudgetShare:
         """Return the share of the body budget for a request; raises QueueFull if no new job is accepted at present."""
@@ -204,6 +216,7 @@ class Gateway:
         """Refresh all cached state: notifications may have been lost while disconnected."""
         self.callers.refresh_now()
         self.limits.refresh_now()
+        self.pauses.refresh_now()
         self.events.refresh_now()
         await self.waiting.refresh_now()
 
@@ -215,6 +228,8 @@ class Gateway:
                 self.limits.refresh_now()
             elif data == events.LISTENERS_CHANGED:
                 self.events.refresh_now()
+            elif data == pauses.PAUSES_CHANGED:
+                self.pauses.refresh_now()
             else:
                 self.catalog.refresh_now()
         elif channel == keys.EVENTS:
