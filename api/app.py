@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from api.asgi.fastapi_adapter import operation_id, to_fastapi_response
 from api.asgi.responses import INTERNAL_ERROR, error_response
 from api.gateway.gateway import Gateway
-from api.routes import dead_letters, docs, events, models, webhooks
+from api.routes import dead_letters, docs, events, job_lists, models, queues, tenants, webhooks, workers
 from api.routes.bulk import batches, files
 from api.routes.hot_jobs import JOBS_PATH, HotRoutes
 from api.routes.jobs import router
@@ -37,6 +37,10 @@ def create_app(gateway: Gateway) -> HotRoutes:
     # No redirects to add or remove a slash: their target would come from the caller's Host header.
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False, generate_unique_id_function=operation_id)
     app.include_router(router(gateway))
+    app.include_router(job_lists.router(gateway))
+    app.include_router(queues.router(gateway))
+    app.include_router(workers.router(gateway))
+    app.include_router(tenants.router(gateway))
     app.include_router(models.router(gateway))
     app.include_router(dead_letters.router(gateway))
     app.include_router(webhooks.router(gateway))

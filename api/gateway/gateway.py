@@ -169,12 +169,12 @@ class Gateway:
             raise refusal
         return self.bodies.hold(request.tenant, request.evict)
 
-    async def wait(self, tenant: str, job_id: str, wait_s: float) -> Job:
+    async def wait(self, tenant: str | None, job_id: str, wait_s: float) -> Job:
         """Return a job once it is final or `wait_s` is over, without a large output.
 
-        Raises Refused if it does not belong to the tenant.
+        Raises Refused if it does not belong to the tenant (None: any tenant).
         """
-        future = self.waiting.expect(self._check_job_id(job_id))
+        future = self.waiting.expect(self.check_job_id(job_id))
         try:
             job = self._check_owner(tenant, job_id, await self.store.wait(job_id, self.id))
         except BaseException:
@@ -187,28 +187,29 @@ class Gateway:
         ended = await self.waiting.wait_until_final(job_id, future, wait_s)
         return await self.read(tenant, job_id) if ended is None else ended
 
-    async def read(self, tenant: str, job_id: str) -> Job:
-        """Return a job as it is, without a large output; raises Refused if it does not belong to the tenant."""
-        (job,) = await self.store.read([self._check_job_id(job_id)])
+    async def read(self, tenant: str | None, job_id: str) -> Job:
+        """Return a job as it is, without a large output; raises Refused if it is not the tenant's (None: any)."""
+        (job,) = await self.store.read([self.check_job_id(job_id)])
         return self._check_owner(tenant, job_id, job)
 
-    async def cancel(self, tenant: str, job_id: str) -> Job:
+    async def cancel(self, tenant: str | None, job_id: str) -> Job:
         """Cancel a job; raises Refused if it is unknown or final."""
-        await self.store.cancel(self._check_job_id(job_id), tenant)
+        await self.store.cancel(self.check_job_id(job_id), tenant)
         return await self.read(tenant, job_id)
 
     async def attach(self, tenant: str, job_id: str, webhook: Any) -> tuple[str, str]:
         """Attach a webhook to a job, see `signing_secrets.attach_webhook`; raises Refused if it is invalid."""
         request = webhook_request.read_webhook(webhook, self.address_policy)
-        return await signing_secrets.attach_webhook(self.store, self._check_job_id(job_id), tenant, request)
+        return await signing_secrets.attach_webhook(self.store, self.check_job_id(job_id), tenant, request)
 
-    def _check_job_id(self, job_id: str) -> str:
+    def check_job_id(self, job_id: str) -> str:
+        """Return a valid job id; raises Refused for another text."""
         if not JOB_ID.fullmatch(job_id):
             raise self.store.unknown(job_id[:64])
         return job_id
 
-    def _check_owner(self, tenant: str, job_id: str, job: Job | None) -> Job:
-        if job is None or job.tenant != tenant:
+    def _check_owner(self, tenant: str | None, job_id: str, job: Job | None) -> Job:
+        if job is None or (job.tenant != tenant and tenant is not None):
             raise self.store.unknown(job_id)
         return job
 

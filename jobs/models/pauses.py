@@ -21,14 +21,14 @@ log = logging.getLogger("jitney.jobs")
 PAUSES_CHANGED: Final = b"pauses"
 RETRY_AFTER_S: Final = 30  # nobody knows when the operator resumes the queue
 FORGET_AFTER_S: Final = 86_400  # pauses of workers that are gone are kept at least this long
-Submits = Literal["accept", "refuse"]
-SUBMITS: Final[tuple[Submits, ...]] = ("accept", "refuse")
+SubmitRule = Literal["accept", "refuse"]
+SUBMIT_RULES: Final[tuple[SubmitRule, ...]] = ("accept", "refuse")
 
 
 class Pause(NamedTuple):
     """A pause: whether submits are accepted meanwhile, since when (server time), and the id of the key that asked."""
 
-    submits: Submits
+    submits: SubmitRule
     since_s: int
     by: str
 
@@ -90,7 +90,9 @@ async def read_pauses(connection: RedisClient) -> PausedState:
     return PausedState(queues, workers)
 
 
-async def pause_queue(connection: RedisClient, model: str, lanes: Collection[Lane], submits: Submits, by: str) -> None:
+async def pause_queue(
+    connection: RedisClient, model: str, lanes: Collection[Lane], submits: SubmitRule, by: str
+) -> None:
     """Pause lanes of a model; all processes are notified. An earlier pause of these lanes is replaced."""
     pause = Pause(submits, await connection.now_ms() // 1000, by)
     await _write(connection, {f"queue {model} {lane}": pause for lane in lanes})

@@ -141,12 +141,21 @@ async def cancel_queue(
     ends_at, canceled = time.monotonic() + max_s, 0
     while canceled < limit and time.monotonic() < ends_at:
         found = await lists.take(READ_BATCH)
-        ids = [each.position.id for each in found]
+        ids = [each.position.id for each in await _without_other_suspects(store, query, found)]
         canceled += (await store.cancel_many(ids, query.tenant, "queued")).count("canceled") if ids else 0
         if len(found) < READ_BATCH:
             return canceled, None
         after = found[-1].position
     return canceled, after
+
+
+async def _without_other_suspects(store: JobStore, query: JobFilter, found: Sequence[Listed]) -> Sequence[Listed]:
+    """Leave out suspects that do not match: one queue has those of all lanes and tenants."""
+    suspects = [each for each in found if ":suspect:" in each.key]
+    if not suspects:
+        return found
+    matching = await _filter_by_head(store, query, suspects)
+    return [each for each in found if each in matching or each not in suspects]
 
 
 class RunningJob(NamedTuple):

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
-from typing import Final, Literal, NamedTuple, Protocol, TypeVar
+from typing import Final, Literal, Protocol, TypeVar
 
 from jobs.contract.errors import JitneyError, OverLimit, QueueFull, Refused, StoreFull, StoreUnavailable
 from jobs.contract.ids import shard_of
@@ -20,9 +20,9 @@ from jobs.redis_client import keys
 from jobs.redis_client.client import RedisClient
 from jobs.redis_client.pipelined_connection import Arg
 from jobs.store import codec, inputs, listing, outputs
-from jobs.store.codec import MAX_TIME_US
 from jobs.store.listing import Position
 from jobs.store.outputs import OutputGone
+from jobs.store.queue_states import read_queue_states
 from jobs.store.settings import StoreSettings
 from jobs.store.submit_results import SubmitResults, caps_of
 from jobs.tenants.usage import UsageBuffer
@@ -32,20 +32,12 @@ CancelResult = Literal["canceled", "final", "other", "unknown"]
 JOB_LIST_TTL_S = 7 * 86_400  # how long a tenant's list outlives its last submit, in addition to the result TTL
 FULL_RETRY_AFTER_S = 5
 READ_BATCH: Final = 100  # jobs per pipeline, so that other clients are served in between
-TENANTS_BATCH: Final = 200  # tenants whose queues one script counts
 FIELDS_BATCH: Final = 1000  # fields of a hash per reply of a scan
 CANCEL_BATCH: Final = 25  # jobs that one script cancels, so that other clients are served in between
 MAX_FINISH_BYTES: Final = 2 << 20  # of outputs per script; one outcome always fits
 # Of jobs that one script submits, so that other callers are served in between; one job always fits.
 MAX_SUBMIT_JOBS: Final = 100
 MAX_SUBMIT_BYTES: Final = 1 << 20
-
-
-class QueueState(NamedTuple):
-    """Jobs that wait in a lane of a model version, and when the oldest of them was accepted (None: there is none)."""
-
-    waiting: int
-    oldest_us: int | None
 
 
 class _HasId(Protocol):
@@ -196,8 +188,8 @@ class JobStore:
         values = await self.run("job/read_and_wait", self._root_of(job_id), gateway, job_id)
         return codec.read_job(job_id, values)
 
-    async def cancel(self, job_id: str, tenant: str) -> None:
-        """Cancel a job. Raises Refused if it is final, or not this tenant's."""
+    async def cancel(self, job_id: str, tenant: str | None) -> None:
+        """Cancel a job. Raises Refused if it is final, or not this tenant's (None: any tenant)."""
         self._root_of(job_id)
         (answer,) = await self.cancel_many([job_id], tenant)
         if answer == "unknown":
@@ -219,15 +211,6 @@ class JobStore:
                 answers = await self.run("job/cancel", root, tenant or "", state or "", *self.retention_args, *ids)
                 results |= {job_id: answer.decode() for job_id, answer in zip(ids, answers, strict=True)}
         return [results[job_id] for job_id in job_ids]
-
-    async def purge(self, job_id: str, tenant: str | None) -> None:
-        """Erase a job that has ended. Raises Refused if it is open, or not this tenant's (None: any tenant)."""
-        root = self._root_of(job_id)
-        answer = await self.run("job/purge", root, job_id, tenant or "", *self.retention_args)
-        if answer == b"unknown":
-            raise self.unknown(job_id)
-        if answer == b"open":
-            raise Refused("job_not_final", f"job {job_id} has not ended: cancel it before its data is erased")
 
     async def newest(self, tenant: str, before_us: int, limit: int) -> tuple[list[Job], int | None]:
         """List a tenant's jobs accepted before a time, newest first, and the time to continue from (None: no more).
@@ -289,23 +272,10 @@ class JobStore:
 
     async def depth(self, model: str, version: str) -> dict[str, int]:
         """Count the queued jobs of a model version by lane, and its suspects, which run in isolation."""
-        return {lane: state.waiting for lane, state in (await self.queue_states(model, version)).items()}
-
-    async def queue_states(self, model: str, version: str) -> dict[str, QueueState]:
-        """Return the queued jobs of a model version by lane; the lane "suspect" has those that run in isolation."""
-        lanes = (*LANES, "suspect")
-        sums, oldest = [0] * len(lanes), [MAX_TIME_US] * len(lanes)
-        for root in self.roots:
-            first, more = 0, 1
-            while more:
-                more, *found = await self.run("job/queue_depth", root, model, version, first, TENANTS_BATCH)
-                sums = [sum(pair) for pair in zip(sums, found[::2], strict=True)]
-                oldest = [
-                    min(pair) for pair in zip(oldest, (int(us or MAX_TIME_US) for us in found[1::2]), strict=True)
-                ]
-                first += TENANTS_BATCH
-        states = [QueueState(n, None if us == MAX_TIME_US else us) for n, us in zip(sums, oldest, strict=True)]
-        return dict(zip(lanes, states, strict=True))
+        return {
+            lane: state.waiting
+            for lane, state in (await read_queue_states(self.connection, self.roots, model, version)).items()
+        }
 
     def unknown(self, job_id: str) -> Refused:
         """Return the same error for unknown, foreign and purged ids."""
