@@ -12,12 +12,12 @@ from typing import Any, Final, Generic, TypeVar
 T = TypeVar("T")
 
 SHARE: Final = 0.04  # of the time of the event loop
-REQUEST_S: Final = 0.001  # CPU time of a request besides its list
-MAX_WAIT_S: Final = 0.12
+REQUEST_S: Final = 0.002  # CPU time of a request besides its list
+MAX_WAIT_S: Final = 0.15
 BURST_S: Final = 0.15  # of unused time that is kept for lists that come together
 IDLE_S: Final = 1.0  # after which a list may use more CPU time
 IDLE_BUDGET_S: Final = 0.04
-BUDGET_S: Final = 0.006  # CPU time after which the page of a list ends early
+BUDGET_S: Final = 0.004  # CPU time after which the page of a list ends early
 PAGE_S: Final = 0.05  # the same in real time
 
 
