@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from cli.control.verbs import Subcommand, add_limit, add_time_span, build_parser, read_pages, repeat, run_verb
+from cli.control.verbs import Subcommand, add_limit, add_time_span, build_parser, pick, read_pages, repeat, run_verb
 from cli.gateway_calls import GatewayClient, add_json, print_json, print_table, segment
 
 PATH: Final = "/v1/deadletters"

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from cli.control.verbs import Subcommand, build_parser, repeat, run_verb
+from cli.control.verbs import Subcommand, build_parser, pick, repeat, run_verb
 from cli.gateway_calls import GatewayClient, add_json, print_json, print_table, segment
 
 PATH: Final = "/v1/queues"
@@ -27,20 +27,14 @@ def _list(gateway: GatewayClient, args: argparse.Namespace) -> int:
 
 
 def _print_queues(answer: Mapping[str, Any]) -> None:
-    rows = [
-        [
-            queue["model"],
-            queue["version"],
-            queue["lane"],
-            queue["waiting"],
-            queue["oldest_seconds"],
-            queue["running"],
-            queue["paused"] and f"since {queue['paused']['since']}, new jobs: {queue['paused']['submits']}",
-        ]
-        for queue in answer["queues"]
-        if queue["lane"] in LANES or queue["waiting"]
-    ]
+    shown = [queue for queue in answer["queues"] if queue["lane"] in LANES or queue["waiting"]]
+    names = ("model", "version", "lane", "waiting", "oldest_seconds", "running")
+    rows = [[*pick(queue, *names), _describe_pause(queue["paused"])] for queue in shown]
     print_table(["model", "version", "lane", "waiting", "oldest (s)", "running", "paused"], rows)
+
+
+def _describe_pause(pause: Mapping[str, Any] | None) -> str | None:
+    return f"since {pause['since']}, new jobs: {pause['submits']}" if pause else None
 
 
 def _add_pause(parser: argparse.ArgumentParser) -> None:

@@ -58,6 +58,11 @@ def add_time_span(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--until", metavar="TIME", help=f"only those {what} before this time")
 
 
+def pick(entry: Mapping[str, Any], *names: str) -> list[Any]:
+    """Return some fields of an entry, for a row of a table."""
+    return [entry[name] for name in names]
+
+
 def read_pages(
     gateway: GatewayClient, path: str, query: Mapping[str, object], entries: str, limit: int
 ) -> Iterator[Any]:

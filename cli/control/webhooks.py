@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, Final
 
-from cli.control.verbs import Subcommand, add_limit, add_time_span, build_parser, read_pages, repeat, run_verb
+from cli.control.verbs import Subcommand, add_limit, add_time_span, build_parser, pick, read_pages, repeat, run_verb
 from cli.gateway_calls import GatewayClient, add_json, print_json, print_table, segment
 
 PATH: Final = "/v1/webhooks"
@@ -33,19 +33,8 @@ def _list(gateway: GatewayClient, args: argparse.Namespace) -> int:
     if args.json:
         print_json(deliveries)
         return 0
-    rows = [
-        [
-            each["id"],
-            each["type"],
-            each["state"],
-            each["tries"],
-            each["created_at"],
-            each["next_attempt_at"],
-            each["url"],
-        ]
-        for each in deliveries
-    ]
-    print_table(["id", "type", "state", "tries", "created", "next attempt", "url"], rows)
+    names = ("id", "type", "state", "tries", "created_at", "next_attempt_at", "url")
+    print_table(names, [pick(each, *names) for each in deliveries])
     return 0
 
 
@@ -73,11 +62,8 @@ def _endpoints(gateway: GatewayClient, args: argparse.Namespace) -> int:
     if args.json:
         print_json(endpoints)
         return 0
-    rows = [
-        [each["id"], each["origin"], each["waiting"], each["failures"], each["failing_since"], each["paused_until"]]
-        for each in endpoints
-    ]
-    print_table(["id", "receiver", "waiting", "failures", "failing since", "paused until"], rows)
+    names = ("id", "origin", "waiting", "failures", "failing_since", "paused_until")
+    print_table(names, [pick(each, *names) for each in endpoints])
     return 0
 
 

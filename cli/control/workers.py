@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from cli.control.verbs import Subcommand, build_parser, run_verb
+from cli.control.verbs import Subcommand, build_parser, pick, run_verb
 from cli.gateway_calls import GatewayClient, add_json, print_json, print_table, segment
 
 PATH: Final = "/v1/workers"
@@ -20,19 +20,13 @@ def _list(gateway: GatewayClient, args: argparse.Namespace) -> int:
 
 
 def _print_workers(workers: Iterable[Mapping[str, Any]]) -> None:
-    rows = [
-        [
-            worker["id"],
-            worker["host"],
-            worker["pid"],
-            worker["status"],
-            worker["heartbeat_age_seconds"],
-            worker["memory_bytes"] and worker["memory_bytes"] >> 20,
-            sum(model["running"] for model in worker["models"]),
-            ", ".join(f"{model['name']} {model['version']} ({model['device']})" for model in worker["models"]),
-        ]
-        for worker in workers
-    ]
+    rows = []
+    for worker in workers:
+        memory, models = worker["memory_bytes"], worker["models"]
+        served = ", ".join(f"{model['name']} {model['version']} ({model['device']})" for model in models)
+        names = ("id", "host", "pid", "status", "heartbeat_age_seconds")
+        running = sum(model["running"] for model in models)
+        rows.append([*pick(worker, *names), memory and memory >> 20, running, served])
     print_table(["id", "host", "pid", "status", "heartbeat (s)", "MiB", "running", "models"], rows)
 
 

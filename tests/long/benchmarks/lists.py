@@ -1,9 +1,9 @@
 """Lists of jobs by filter over 300,000 waiting jobs: the latency of each call, and what they cost submits.
 
-A gateway process and the queue's server, without workers. Each call comes 0.15 s or so after the one before. The load and
-the lists are measured in turn: slices with the lists in a loop, from a process of the lowest priority, and slices
-without. Exit code 1: a call's p99 is 200 ms or more, or by their CPU time the gateway or the server could take less than
-95 % of the submits.
+A gateway process and the queue's server, without workers. Each call comes 0.15 s or so after the one before. The load
+and the lists are measured in turn: slices with the lists in a loop, from a process of the lowest priority, and slices
+without. Exit code 1: a call's p99 is 200 ms or more, or by their CPU time the gateway or the server could take less
+than 95 % of the submits.
 """
 
 import argparse
