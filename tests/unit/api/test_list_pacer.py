@@ -8,6 +8,7 @@ import pytest
 
 from api.gateway import list_pacer
 from api.gateway.list_pacer import ListPacer, Turn
+from tests.support.waiting import pass_time
 
 pytestmark = pytest.mark.anyio
 
@@ -26,13 +27,13 @@ async def test_the_cpu_time_of_a_list_is_measured_without_that_of_others() -> No
         turns.append(turn)
         for _ in range(4):
             burn(0.002)
-            await asyncio.sleep(0)
+            await pass_time(0)
         return "page"
 
     async def other() -> None:
         for _ in range(4):
             burn(0.01)
-            await asyncio.sleep(0)
+            await pass_time(0)
 
     page, _ = await asyncio.gather(ListPacer().run(read), other())
     assert page == "page"
@@ -71,7 +72,7 @@ async def test_an_error_and_a_cancellation_pass_through_and_end_the_turn() -> No
     pacer, begun = ListPacer(), asyncio.Event()
 
     async def fail(_: Turn) -> None:
-        await asyncio.sleep(0)
+        await pass_time(0)
         raise ValueError("no page")
 
     async def hang(_: Turn) -> None:
