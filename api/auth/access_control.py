@@ -26,6 +26,7 @@ PUBLIC_PREFIX: Final = "/readyz/models/"
 ADMIN_PATHS: Final = frozenset({"/metrics"})
 # Any key may read here, but only an admin may change anything.
 MODELS_PREFIXES: Final = ("/v1/models/", "/v2/repository/models/")
+ADMIN_PREFIXES: Final = ("/v1/queues", "/v1/workers", "/v1/tenants")
 
 
 class AccessControl:
@@ -41,7 +42,8 @@ class AccessControl:
             return None
         caller = self._callers.find(request)
         changes_models = request.path.startswith(MODELS_PREFIXES) and request.method != "GET"
-        if (request.path in ADMIN_PATHS or changes_models) and not caller.is_admin:
+        is_admins = request.path in ADMIN_PATHS or request.path.startswith(ADMIN_PREFIXES)
+        if (is_admins or changes_models) and not caller.is_admin:
             raise Refused("forbidden", f"{request.path[:200]} needs an API key with the role admin")
         return caller
 
