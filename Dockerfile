@@ -17,7 +17,7 @@ COPY pyproject.toml ./
 RUN python -c "import tomllib; \
     project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
     extras = project['optional-dependencies']; \
-    lists = {'api': project['dependencies'] + extras['s3'], 'cpu': extras['cpu'] + extras['audio'], 'gpu': extras['gpu'] + extras['audio']}; \
+    lists = {'api': project['dependencies'] + extras['s3'] + extras['grpc'], 'cpu': extras['cpu'] + extras['audio'], 'gpu': extras['gpu'] + extras['audio']}; \
     [print(*needs, sep='\n', file=open(name + '.txt', 'w')) for name, needs in lists.items()]"
 
 
@@ -63,7 +63,7 @@ ENV PATH=/srv/jitney/bin:$PATH
 STOPSIGNAL SIGTERM
 
 
-# No numpy, Pillow or ONNX Runtime here; obstore, for JITNEY_BULK_STORE=s3://bucket/prefix. Listens on loopback inside the container until JITNEY_HOST says otherwise.
+# No numpy, Pillow or ONNX Runtime here; obstore, for JITNEY_BULK_STORE=s3://bucket/prefix; grpcio, for JITNEY_GRPC_PORT. Listens on loopback inside the container until JITNEY_HOST says otherwise.
 FROM runtime AS api
 COPY --from=api-dependencies /srv/jitney /srv/jitney
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import importlib
 import ipaddress
 import logging
 import os
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from jobs.config.fast_imports import fast_imports
 
@@ -34,10 +36,18 @@ with fast_imports():
     from jobs.store.job_store import JobStore
     from jobs.store.settings import StoreSettings
 
+if TYPE_CHECKING:
+    from api.grpc_server.server import GrpcServer
+
 log = logging.getLogger("jitney.api")
 
 DRAIN_S = 2
+GRPC_DRAIN_S = 1.5  # less, so that the calls that are ended then can cancel their jobs
 RESERVED_FILES = 100  # besides connections: modules, logs, Redis, uploads in progress
+
+
+class CannotServeGrpc(Exception):
+    """gRPC is on and cannot be served; the message is for the operator."""
 
 
 class GatewayServer(uvicorn.Server):
@@ -46,9 +56,17 @@ class GatewayServer(uvicorn.Server):
     `/readyz` returns 503 from the first signal. The shutdown begins JITNEY_LAME_DUCK_S later, or at a second signal.
     """
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway, limits: ConnectionLimits, up_fd: int | None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        gateway: Gateway,
+        limits: ConnectionLimits,
+        up_fd: int | None,
+        grpc_server: "GrpcServer | None" = None,
+    ) -> None:
         super().__init__(config)
-        self._gateway, self._limits, self._up_fd = gateway, limits, up_fd
+        self._gateway, self._limits, self._up_fd, self._grpc_server = gateway, limits, up_fd, grpc_server
+        self._grpc_stop: asyncio.Task[None] | None = None
         self._shutdown_at: float | None = None  # on the monotonic clock
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -75,12 +93,22 @@ class GatewayServer(uvicorn.Server):
         if self.started:
             self._gateway.metrics.connections = self.server_state.connections
             self._gateway.supervisor.start(sweep_connections(self.server_state.connections, self._limits))
+            if self._grpc_server is not None:
+                await self._grpc_server.start()
         if self._up_fd is not None and self.started:
             os.write(self._up_fd, b"\n")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._gateway.end_waits()
+        if self._grpc_server is not None:
+            self._grpc_stop = asyncio.create_task(self._grpc_server.stop(GRPC_DRAIN_S))
         await super().shutdown(sockets)
+
+    async def _wait_tasks_to_complete(self) -> None:
+        """Wait for the requests in progress, at most DRAIN_S seconds. The gateway stops afterwards."""
+        await super()._wait_tasks_to_complete()
+        if self._grpc_stop is not None:
+            await self._grpc_stop
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -144,9 +172,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         except QueueMismatch as error:
             sys.stderr.write(f"jitney api: {error}\n")
             return EX_CONFIG
+        grpc_server = None
+        if settings.grpc_port:
+            try:
+                grpc_server = runner.run(_open_grpc(gateway, listening, shares_port=args.fd is not None))
+            except CannotServeGrpc as error:
+                sys.stderr.write(f"jitney api: {error}\n")
+                return EX_CONFIG
         log.info("gateway %s listens on %s port %d", gateway.id, *listening.getsockname()[:2])
-        runner.run(GatewayServer(config, gateway, limits, args.up_fd).serve(sockets=[listening]))
+        server = GatewayServer(config, gateway, limits, args.up_fd, grpc_server)
+        runner.run(server.serve(sockets=[listening]))
     return gateway.exit_code
+
+
+async def _open_grpc(gateway: Gateway, listening: socket.socket, *, shares_port: bool) -> "GrpcServer":
+    """Open the port of gRPC on the address of HTTP. Raises CannotServeGrpc."""
+    try:
+        server = importlib.import_module("api.grpc_server.server")
+    except ModuleNotFoundError as error:
+        port = gateway.settings.grpc_port
+        message = f"JITNEY_GRPC_PORT={port} needs the extra grpc ({error.name} is missing): pip install 'jitney[grpc]'"
+        raise CannotServeGrpc(message) from error
+    try:
+        grpc_server: GrpcServer = server.GrpcServer(gateway, listening.getsockname()[0], shares_port=shares_port)
+    except OSError as error:
+        raise CannotServeGrpc(str(error)) from error
+    return grpc_server
 
 
 def _limit_connections(max_connections: int) -> int:

@@ -31,6 +31,9 @@ class GatewaySettings(AddressPolicySettings):
         validation_alias=environment_names("PORT"),
         description="port to listen on; 0 = any free port, printed",
     )
+    grpc_port: int = Field(
+        0, ge=0, le=65_535, description="port of the Open Inference Protocol over gRPC, on the same address; 0 = off"
+    )
     default_model: str = Field("", description="model of requests that name none, when several are served")
     max_body_bytes: int = Field(32 << 20, gt=0, description="maximum size of a request body in bytes")
     max_buffered_body_bytes: int = Field(

@@ -1,4 +1,4 @@
-"""Writes the metrics of the background process to Redis: CPU time, memory, event-loop delay, and rq's queue lengths."""
+"""Writes the metrics of the background process to Redis: CPU time, usage, memory, loop delay, rq's queues."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence
@@ -9,16 +9,14 @@ from background.dispatcher import Dispatcher
 from jobs.contract.errors import StoreUnavailable
 from jobs.metrics import cpu_time
 from jobs.metrics.process_reports import ProcessReporter
-from jobs.redis_client.client import RedisClient
+from jobs.store.job_store import JobStore
 
 
 class BackgroundMetrics:
     """The metrics of one background process."""
 
-    def __init__(
-        self, connection: RedisClient, process_id: str, flush_s: float, dispatchers: Sequence[Dispatcher]
-    ) -> None:
-        self._connection, self._flush_s, self._dispatchers = connection, flush_s, dispatchers
+    def __init__(self, store: JobStore, process_id: str, flush_s: float, dispatchers: Sequence[Dispatcher]) -> None:
+        self._store, self._connection, self._flush_s, self._dispatchers = store, store.connection, flush_s, dispatchers
         self._meter = cpu_time.CpuMeter(cpu_time.BACKGROUND)
         self._reporter = ProcessReporter("background", process_id, flush_s)
 
@@ -29,12 +27,14 @@ class BackgroundMetrics:
     async def close(self) -> None:
         """Write what is left, and remove the report; raises StoreUnavailable."""
         await self._meter.tell(self._connection)
+        await self._store.usage.tell(self._connection)
         await self._reporter.withdraw(self._connection)
 
     async def _run(self) -> None:
         while True:
             with suppress(StoreUnavailable):
                 await self._meter.tell(self._connection)
+                await self._store.usage.tell(self._connection)
                 queued = {dispatcher.kind: dispatcher.queued for dispatcher in self._dispatchers}
                 await self._reporter.tell(self._connection, rq=queued)
             await asyncio.sleep(self._flush_s)

@@ -115,7 +115,7 @@ async def _run_until_stopped(settings: BackgroundSettings, bulk: BulkSettings, s
 
     listener = Subscriber(connection, [keys.OUTBOX, keys.INVALIDATION], on_notification, on_connect)
     slots = {dispatcher.kind: dispatcher.slots for dispatcher in dispatchers}
-    metrics = BackgroundMetrics(connection, this_process.id, settings.metrics_flush_s, dispatchers)
+    metrics = BackgroundMetrics(store, this_process.id, settings.metrics_flush_s, dispatchers)
     rq_pool.start(slots)
     sweep = _sweep_files(bulk.bulk_sweep_s, store, storage)
     work_loops = (*(dispatcher.run() for dispatcher in dispatchers), sweep, listener.run())

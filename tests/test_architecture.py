@@ -23,7 +23,9 @@ from worker.settings import WorkerSettings
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("api", "background", "batching", "cli", "client", "jitney", "jobs", "model_runtime", "scripts", "worker")
 MAX_LINES = 400
-LONG_FILES: dict[str, int] = {}  # file → its frozen size, with the reason beside it
+LONG_FILES: dict[str, int] = {  # file → its frozen size, with the reason beside it
+    "api/grpc_server/generated/open_inference_pb2_grpc.py": 600,  # made by scripts/generate_grpc.py
+}
 BAGS = {"utils", "util", "common", "helpers", "helper", "core", "base", "manager", "handler", "misc"}
 
 

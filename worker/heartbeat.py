@@ -85,10 +85,12 @@ async def renew_leases(store: JobStore, worker_id: str, pending_items: Sequence[
 
 
 async def flush_metrics(
-    connection: RedisClient, runners: ModelRunners, meter: CpuMeter, reporter: ProcessReporter, gpus: GpuMeter
+    store: JobStore, runners: ModelRunners, meter: CpuMeter, reporter: ProcessReporter, gpus: GpuMeter
 ) -> None:
-    """Flush the metrics once."""
+    """Flush the metrics and the tenants' usage once."""
+    connection = store.connection
     await meter.tell(connection)
+    await store.usage.tell(connection)
     running = {name: len(runner.pending.held()) for name, runner in runners.items()}
     indexes = {runner.model.gpu for runner in runners.values() if runner.model.gpu is not None}
     await reporter.tell(connection, running=running, gpus=gpus.read(indexes))

@@ -15,7 +15,8 @@ from jobs.contract.errors import StoreUnavailable
 from jobs.contract.job import ClaimedJob, Handoff
 from jobs.metrics import cpu_time, heap_trim
 from jobs.metrics.process_reports import ProcessReporter
-from jobs.models import rollout_plan, worker_registry
+from jobs.models import pauses, rollout_plan, worker_registry
+from jobs.models.pauses import Pauses
 from jobs.models.worker_registry import WorkerReport
 from jobs.redis_client import keys
 from jobs.redis_client.event_wait import run_until_stopped
@@ -52,7 +53,7 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings, store: JobStore, journal: Path | None = None) -> None:
         self.id = secrets.token_hex(8)
-        self.settings, self.store = settings, store
+        self.settings, self.store, self._started_s = settings, store, 0
         self.device = Device(settings.run_stop_timeout_s, settings.max_concurrent_runs)
         self.supervisor = TaskSupervisor()
         self.threads = FairThreadPool(settings.decode_threads)
@@ -67,6 +68,7 @@ class Worker:
         # A lease must be renewed in time, whatever JITNEY_LEASE_S and JITNEY_HEARTBEAT_S are set to.
         interval_s = self._heartbeat_interval_s = min(settings.heartbeat_s, store.settings.lease_s / 4)
         self.separation = LongRunSeparation(store, self.id, self._wake_claim_loops)
+        self.pauses = Pauses(store.connection, self._on_pauses_changed)
         resources = WorkerResources(
             self.id,
             settings,
@@ -76,6 +78,7 @@ class Worker:
             self.journal,
             self.threads,
             self.separation,
+            self.pauses,
             output_writer,
             asyncio.Lock(),
             self.tracer,
@@ -98,6 +101,9 @@ class Worker:
         """Wait for the queue and load the desired model versions; raises QueueMismatch."""
         await self.agreement.wait_until_known()
         await self.limits.wait_until_known()
+        await self.pauses.wait_until_known()
+        with suppress(StoreUnavailable):
+            self._started_s = await self.store.connection.now_ms() // 1000
         await self.reconciler.begin()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -107,7 +113,7 @@ class Worker:
         renew = partial(heartbeat.renew_leases, self.store, self.id, pending_items, self.device)
         renewals = heartbeat.run_periodically(renew, interval_s, "renew leases")
         metrics = heartbeat.run_periodically(self._flush_metrics, self.settings.metrics_flush_s, "flush metrics")
-        refreshes = (self.agreement.run_until_mismatch(), self.limits.run(interval_s))
+        refreshes = (self.agreement.run_until_mismatch(), self.limits.run(interval_s), self.pauses.run(interval_s))
         watchdogs = (self._watch_threads(), heap_trim.run(interval_s), self.reporter.loop_delay.run())
         for loop in (renewals, metrics, *refreshes, *watchdogs, self.registration.run(), self.listener.run()):
             self.supervisor.start(loop)
@@ -138,8 +144,7 @@ class Worker:
                 os._exit(EX_SOFTWARE)
 
     async def _flush_metrics(self) -> None:
-        connection, runners = self.store.connection, self.loaded_models.runners
-        await heartbeat.flush_metrics(connection, runners, self.meter, self.reporter, self.gpus)
+        await heartbeat.flush_metrics(self.store, self.loaded_models.runners, self.meter, self.reporter, self.gpus)
 
     async def _deregister(self) -> None:
         self.device.close()
@@ -148,6 +153,8 @@ class Worker:
             await self._flush_metrics()
             await self.reporter.withdraw(self.store.connection)
             await worker_registry.deregister_worker(self.store.connection, self.id)
+            if self.id in self.pauses.state.workers:
+                await pauses.resume_worker(self.store.connection, self.id)
             await self.digest_agreement.forget([*self.digest_agreement.announced])
             await self.agreement.withdraw()
         except StoreUnavailable as error:
@@ -170,6 +177,14 @@ class Worker:
             folder_versions=reconciler.versions,
             digests=dict(self.digest_agreement.announced),
             lease_s=self.store.settings.lease_s,
+            ttl_s=self._heartbeat_interval_s * heartbeat.HEARTBEATS_TO_LIVE,
+            started_s=self._started_s,
+            is_paused=self.id in self.pauses.state.workers,
+            running={
+                name: n for name, runner in self.loaded_models.runners.items() if (n := len(runner.pending.held()))
+            },
+            devices={name: runner.model.card()["device"] for name, runner in self.loaded_models.runners.items()},
+            memory_bytes=heap_trim.resident_bytes(),
             run_s={name: seconds for name in self.loaded_models.runners if (seconds := self.device.usual_run_s(name))},
         )
 
@@ -180,6 +195,8 @@ class Worker:
                 self.reconciler.refresh_now()
             elif payload == stored_limits.LIMITS_CHANGED:
                 self.limits.refresh_now()
+            elif payload == pauses.PAUSES_CHANGED:
+                self.pauses.refresh_now()
             return
         try:
             if payload.startswith(codec.HANDOFF_PREFIX):
@@ -210,7 +227,17 @@ class Worker:
     async def _wake_all(self) -> None:
         self.reconciler.refresh_now()
         self.limits.refresh_now()
+        self.pauses.refresh_now()
         self._wake_claim_loops()
+
+    def _on_pauses_changed(self) -> None:
+        state = self.pauses.state
+        paused = sorted(f"{model} {lane}" for model, lane in state.queues)
+        log.info(
+            "paused: %s", ", ".join([*(["this worker"] if self.id in state.workers else []), *paused]) or "nothing"
+        )
+        self._wake_claim_loops()
+        self.registration.changed()
 
     def _wake_claim_loops(self) -> None:
         for runner in self.loaded_models.runners.values():

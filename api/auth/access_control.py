@@ -26,6 +26,7 @@ PUBLIC_PREFIX: Final = "/readyz/models/"
 METRICS_PATHS: Final = frozenset({"/metrics", "/metrics/process"})  # for the roles admin and metrics
 # Any key may read here, but only an admin may change anything.
 MODELS_PREFIXES: Final = ("/v1/models/", "/v2/repository/models/")
+ADMIN_PREFIXES: Final = ("/v1/queues", "/v1/workers", "/v1/tenants")
 
 
 class AccessControl:
@@ -46,7 +47,8 @@ class AccessControl:
             return caller
         if caller.reads_metrics_only:
             raise Refused("forbidden", "an API key with the role metrics may read /metrics and /metrics/process alone")
-        if request.path.startswith(MODELS_PREFIXES) and request.method != "GET" and not caller.is_admin:
+        changes_models = request.path.startswith(MODELS_PREFIXES) and request.method != "GET"
+        if (request.path.startswith(ADMIN_PREFIXES) or changes_models) and not caller.is_admin:
             raise Refused("forbidden", f"{request.path[:200]} needs an API key with the role admin")
         return caller
 

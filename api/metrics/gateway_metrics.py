@@ -1,4 +1,4 @@
-"""Writes the metrics of a gateway process: CPU time, refusals and a report to Redis, its own numbers to memory."""
+"""Writes the metrics of a gateway process: CPU time, refusals, usage and a report to Redis; its own to memory."""
 
 import asyncio
 from collections.abc import Collection
@@ -8,16 +8,15 @@ from api.metrics.process_counters import ProcessCounters
 from jobs.contract.errors import StoreUnavailable
 from jobs.metrics import cpu_time, refusals
 from jobs.metrics.process_reports import ProcessReporter
-from jobs.redis_client.client import RedisClient
+from jobs.store.job_store import JobStore
 
 
 class GatewayMetrics:
     """The metrics that one gateway process writes."""
 
-    def __init__(
-        self, connection: RedisClient, gateway_id: str, flush_s: float, process_counters: ProcessCounters
-    ) -> None:
-        self._connection, self._flush_s, self._process_counters = connection, flush_s, process_counters
+    def __init__(self, store: JobStore, gateway_id: str, flush_s: float, process_counters: ProcessCounters) -> None:
+        self._store, self._connection = store, store.connection
+        self._flush_s, self._process_counters = flush_s, process_counters
         self._meter = cpu_time.CpuMeter(cpu_time.GATEWAY)
         self._reporter = ProcessReporter("gateway", gateway_id, flush_s, process_counters.observe_delay)
         self.connections: Collection[object] = ()  # of this process, set by its server
@@ -43,3 +42,4 @@ class GatewayMetrics:
     async def _tell(self) -> None:
         await self._meter.tell(self._connection)
         await refusals.tell(self._connection)
+        await self._store.usage.tell(self._connection)

@@ -16,6 +16,7 @@ from jobs.metrics.server_memory import read_server_memory
 from jobs.models import version_routing
 from jobs.redis_client import durability
 from jobs.store import dead_letters, outputs
+from jobs.store.queue_states import read_queue_states
 from jobs.webhooks.outbox import FIRST_ATTEMPT_BUCKETS_MS
 
 # Event of the store's counts (`<event>:<model>[:<label>…]`) → metric name, help text, labels besides the model.
@@ -78,7 +79,7 @@ async def render(gateway: Gateway) -> bytes:
     for code, count in sorted((await refusals.read_refusals(gateway.store.connection)).items()):
         refused.add_metric([code], count)
     counted = [*_jobs(counts), *_webhooks(counts), *_bulk_jobs(counts), refused]
-    metrics = [*counted, *waiting, shares, workers, *dead, *kept_outputs, *memory, unsafe, spent]
+    metrics = [*counted, *waiting, _paused(gateway), shares, workers, *dead, *kept_outputs, *memory, unsafe, spent]
     reports = await process_reports.read_reports(gateway.store.connection)
     of_models = [*_histograms(histograms), *_batches(histograms)]
     return to_text([*metrics, *processes.families(reports), *config_differences.families(gateway), *of_models])
@@ -88,12 +89,20 @@ async def _waiting(gateway: Gateway) -> list[Metric]:
     labels = ["model", "version", "lane"]
     jobs = GaugeMetricFamily("jitney_waiting_jobs", "Jobs that wait in the queue", labels=labels)
     oldest = GaugeMetricFamily("jitney_oldest_waiting_seconds", "Age of the oldest waiting job", labels=labels)
+    store, now_us = gateway.store, await gateway.store.connection.now_ms() * 1000
     for card in gateway.catalog.cluster.cards:
         name, version = card["name"], card["version"]
-        for lane, (count, age_s) in (await gateway.store.depth_and_ages(name, version)).items():
-            jobs.add_metric([name, version, lane], count)
-            oldest.add_metric([name, version, lane], age_s)
+        for lane, state in (await read_queue_states(store.connection, store.roots, name, version)).items():
+            jobs.add_metric([name, version, lane], state.waiting)
+            oldest.add_metric([name, version, lane], max(0, now_us - (state.oldest_us or now_us)) / 1e6)
     return [jobs, oldest]
+
+
+def _paused(gateway: Gateway) -> Metric:
+    family = GaugeMetricFamily("jitney_queue_paused", "1 if the queue is paused", labels=["model", "lane", "submits"])
+    for (name, lane), pause in sorted(gateway.pauses.state.queues.items()):
+        family.add_metric([name, lane, pause.submits], 1)
+    return family
 
 
 def _jobs(counts: Mapping[str, int]) -> list[Metric]:

@@ -13,10 +13,10 @@ from api.asgi.request import Request, cache_short
 from api.asgi.request_observer import UNMATCHED
 from api.asgi.responses import App, Header, Receive, Scope, Send, catch_errors
 from api.asgi.tenant_budgets import BudgetShare
-from api.auth.access_control import AccessControl
 from api.gateway.gateway import Gateway
 from api.gateway.job_responses import Response, job_response, output_response, server_timing, submitted_job_response
 from api.routes import infer
+from api.routes.list_queries import choose_tenant
 from api.submission import multi_job
 from api.submission.parsing import body_limit_bytes, read_job_request
 from api.submission.single_submit import SingleSubmit
@@ -36,8 +36,7 @@ class HotRoutes:
 
     def __init__(self, app: App, gateway: Gateway) -> None:
         self._app, self._gateway = app, gateway
-        store, self._requests = gateway.store, gateway.requests
-        self._access_control = AccessControl(gateway.callers, store.tenants, store.settings.tenant_window_s)
+        self._requests, self._access_control = gateway.requests, gateway.access_control
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check access, limits and budget of a request, then route it by method and path."""
@@ -155,9 +154,11 @@ async def get_output(gateway: Gateway, request: Request, job_id: str) -> Respons
 
 
 async def _read_job(gateway: Gateway, request: Request, job_id: str) -> Job:
-    wait_text = request.query("wait").get("wait")
+    query = request.query("wait", "tenant")
+    wait_text = query.get("wait")
     wait_s = _wait_seconds(wait_text, gateway.settings.max_wait_s) if wait_text is not None else 0
-    return await (gateway.wait(request.tenant, job_id, wait_s) if wait_s else gateway.read(request.tenant, job_id))
+    tenant = choose_tenant(request.caller, query["tenant"]) if "tenant" in query else request.tenant
+    return await (gateway.wait(tenant, job_id, wait_s) if wait_s else gateway.read(tenant, job_id))
 
 
 @cache_short(64)

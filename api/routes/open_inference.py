@@ -1,6 +1,7 @@
 """Routes of the Open Inference Protocol v2 beside `infer`: health, metadata, statistics, repository, jobs."""
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -43,7 +44,7 @@ def router(gateway: Gateway) -> APIRouter:
     @routes.get(f"{PREFIX}/health/ready", summary="Check that the server accepts requests")
     async def check_server_ready() -> Response:
         """Answer 200 if the gateway accepts jobs and Redis answers, else 503. It needs no API key."""
-        is_ready = await _is_server_ready(gateway)
+        is_ready = await is_server_ready(gateway)
         return json_response({"ready": is_ready}, 200 if is_ready else 503)
 
     @routes.get(f"{MODELS}stats", summary="Read the statistics of all models")
@@ -67,11 +68,7 @@ def router(gateway: Gateway) -> APIRouter:
     async def load_repository_model(http: HttpRequest, name: str) -> Response:
         """Load the model from the models folder, and answer once it is ready. It needs a key with the role admin."""
         fields = await _read_body(gateway, http)
-        if unknown := [*_parameters(fields)]:
-            message = f"parameter {unknown[0][:80]!r} is not supported: models come from the models folder"
-            raise Refused("invalid_request", message)
-        await change_plan(gateway, name, "load", {}, http.scope["caller"])
-        await _wait_until_ready(gateway, name)
+        await load_model(gateway, name, _parameters(fields), http.scope["caller"])
         return json_response({})
 
     @routes.post(f"{_REPOSITORY}/models/{{name}}/unload", summary="Unload a model")
@@ -81,9 +78,7 @@ def router(gateway: Gateway) -> APIRouter:
         If that takes longer than a request may wait, the answer comes before.
         """
         await _read_body(gateway, http)
-        caller: Caller = http.scope["caller"]
-        await change_plan(gateway, name, "unload", {}, caller)
-        await _wait_until_unloaded(gateway, name)
+        await unload_model(gateway, name, http.scope["caller"])
         return json_response({})
 
     _add_model_routes(routes, gateway)
@@ -154,7 +149,7 @@ def _add_job_routes(routes: APIRouter, gateway: Gateway) -> None:
         return to_fastapi_response(await _submit_job(gateway, Request(http.scope), http.receive, name, version))
 
 
-async def _is_server_ready(gateway: Gateway) -> bool:
+async def is_server_ready(gateway: Gateway) -> bool:
     try:
         await gateway.refresh_models()
     except StoreUnavailable:
@@ -178,6 +173,21 @@ def _parameters(fields: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(parameters, dict):
         raise Refused("invalid_request", 'field "parameters" must be an object')
     return parameters
+
+
+async def load_model(gateway: Gateway, name: str, parameters: Mapping[str, Any], caller: Caller) -> None:
+    """Load a model, or load it again, and return once it is ready. Raises JitneyError."""
+    if unknown := [*parameters]:
+        message = f"parameter {unknown[0][:80]!r} is not supported: models come from the models folder"
+        raise Refused("invalid_request", message)
+    await change_plan(gateway, name, "load", {}, caller)
+    await _wait_until_ready(gateway, name)
+
+
+async def unload_model(gateway: Gateway, name: str, caller: Caller) -> None:
+    """Unload a model, and return once it is unloaded, or the wait for its queues is over. Raises JitneyError."""
+    await change_plan(gateway, name, "unload", {}, caller)
+    await _wait_until_unloaded(gateway, name)
 
 
 async def _wait_until_ready(gateway: Gateway, name: str) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
+from cli.extras import missing_packages
 from cli.serve import redis_address, worker_processes
 from cli.serve.child_process import ChildProcess
 from cli.serve.start_errors import EX_CONFIG, BadSetting, CannotStart, parse_count, print_line
@@ -31,17 +32,25 @@ class Settings:
     port: int = 8000
     processes: int = 1
     lame_duck_s: float = 0.0
+    grpc_port: int = 0  # 0: no gRPC
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> "Settings":
         """Read the environment; an empty variable counts as unset. Raises BadSetting for an invalid value."""
-        port = environment.read(env, "PORT") or "8000"
-        if not port.isascii() or not port.isdigit() or int(port) > 65535:
-            raise BadSetting(f"JITNEY_PORT={port} is not a port: use 0 to 65535, where 0 means any free port")
+        port = _parse_port("JITNEY_PORT", environment.read(env, "PORT") or "8000", "any free port")
+        grpc_port = _parse_port("JITNEY_GRPC_PORT", environment.read(env, "GRPC_PORT") or "0", "off")
+        if grpc_port and (hint := missing_packages("grpc", "grpc", "grpc_health", "grpc_reflection")):
+            raise BadSetting(f"JITNEY_GRPC_PORT={grpc_port} {hint}")
         host = env.get("JITNEY_HOST") or "127.0.0.1"
         processes = parse_count("JITNEY_GATEWAYS=", env.get("JITNEY_GATEWAYS") or "1", "gateway", MAX_PROCESSES)
         lame_duck_s = _parse_lame_duck_s(env.get("JITNEY_LAME_DUCK_S") or "0")
-        return cls(host=host, port=int(port), processes=processes, lame_duck_s=lame_duck_s)
+        return cls(host=host, port=port, processes=processes, lame_duck_s=lame_duck_s, grpc_port=grpc_port)
+
+
+def _parse_port(name: str, text: str, zero: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise BadSetting(f"{name}={text} is not a port: use 0 to 65535, where 0 means {zero}")
+    return int(text)
 
 
 def _parse_lame_duck_s(text: str) -> float:
@@ -71,11 +80,28 @@ def listen(host: str, port: int) -> socket.socket:
         raise CannotStart(f"cannot listen on {host} port {port}: {error.strerror}") from error
 
 
+def check_grpc_port(listener: socket.socket, port: int) -> None:
+    """Raise CannotStart if the port of gRPC is in use: the gateways would share it with another service.
+
+    They open it themselves with SO_REUSEPORT, on the address of the listener.
+    """
+    if not port:
+        return
+    host = listener.getsockname()[0]
+    try:
+        both = host == "::" and socket.has_dualstack_ipv6()
+        socket.create_server((host, port), family=listener.family, dualstack_ipv6=both).close()
+    except OSError as error:
+        reason = f"cannot listen on {host} JITNEY_GRPC_PORT={port}: {error.strerror}"
+        raise CannotStart(f"{reason}; set it to another port, or 0 for no gRPC") from error
+
+
 class GatewayProcesses:
     """The gateway child processes; each writes to its own pipe once it answers requests."""
 
     def __init__(self, settings: Settings, listener: socket.socket, env: Mapping[str, str]) -> None:
         processes = settings.processes
+        check_grpc_port(listener, settings.grpc_port)
         # A single gateway needs no pipe: it is polled at its port.
         self._pipes = [os.pipe() for _ in range(processes)] if processes > 1 else []
         fd = listener.fileno()

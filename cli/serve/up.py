@@ -19,6 +19,7 @@ from jobs.config import environment
 
 SETTINGS_HELP = """environment:
   JITNEY_PORT            port of the gateway (default 8000; 0: any free port)
+  JITNEY_GRPC_PORT       port of the Open Inference Protocol over gRPC (default 0: off)
   JITNEY_HOST            address of the gateway (default 127.0.0.1: this machine only; 0.0.0.0: all)
   JITNEY_MODELS_DIR      folder of models (default models; without such a folder, the bundled model digits)
   JITNEY_DATA_DIR        data folder of the Redis or Valkey server (default .data)

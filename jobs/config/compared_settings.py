@@ -63,7 +63,9 @@ NOT_COMPARED: Final = frozenset(
     [
         *_names("SHARDS LEASE_S"),  # the first is enforced instead; each worker sets the length of its own leases
         *_names("REDIS_URL REDIS_URL_FILE RQ_REDIS_URL RQ_REDIS_URL_FILE"),  # one server may have several addresses
-        *_names("HOST PORT LOG_LEVEL LOG_FORMAT ACCESS_LOG MODELS_DIR SERVE_MODELS GPU_DEVICE TENSORRT_CACHE_DIR"),
+        *_names(
+            "HOST PORT GRPC_PORT LOG_LEVEL LOG_FORMAT ACCESS_LOG MODELS_DIR SERVE_MODELS GPU_DEVICE TENSORRT_CACHE_DIR"
+        ),
         # capacity of one process
         *_names("MAX_BUFFERED_BODY_BYTES MAX_BUFFERS_BYTES MAX_HEADER_BYTES MAX_CONNECTIONS MAX_WAITERS"),
         *_names("MAX_BUFFERED_OUTPUT_BYTES OUTPUT_CHUNK_BYTES"),

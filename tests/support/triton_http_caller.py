@@ -14,7 +14,7 @@ from tritonclient import http
 from tritonclient.http import aio
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-ADDRESS, INPUTS, OUTPUTS = sys.argv[1:]
+ADDRESS, INPUTS, OUTPUTS = sys.argv[1:4]
 
 
 def tensor(name: str, array: Any, datatype: str = "", *, binary: bool = True) -> Any:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from batching.batcher import BatchLimits
 from jobs.metrics.histograms import HistogramBuffer
+from jobs.models.pauses import Pauses
 from jobs.redis_client.task_supervisor import TaskSupervisor
 from jobs.store.job_store import JobStore
 from jobs.store.outputs import OutputWriter
@@ -40,6 +41,7 @@ class WorkerResources(NamedTuple):
     journal: InFlightJournal
     threads: FairThreadPool
     separation: LongRunSeparation
+    pauses: Pauses
     output_writer: OutputWriter
     encoder: asyncio.Lock  # held while a large output is encoded
     tracer: Tracer | None  # None: no spans are exported
@@ -92,6 +94,7 @@ class ModelRunner:
             gate=resources.gate,
             bulk_slot_share=BulkSlotShare(inline_policy, self.pending.max_pending, resources.store.settings.bulk_share),
             separation=resources.separation,
+            pauses=resources.pauses,
             idle_poll_s=resources.settings.idle_poll_s,
             count=self.histogram_buffer.count,
         )

@@ -1,4 +1,4 @@
-"""tritonclient's HTTP client calls a whole service; its outputs are, bit for bit, those of ONNX Runtime alone."""
+"""tritonclient calls a whole service over HTTP and gRPC; its outputs are, bit for bit, those of ONNX Runtime alone."""
 
 import os
 import subprocess
@@ -12,13 +12,15 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from api.grpc_server.generated import open_inference_pb2
 from model_runtime.tensor_spec import Array
 from tests.support import models
 from tests.support.model_files import graphs
+from tests.support.servers import free_port
 from tests.support.service import DIGITS, ROOT, Service
 
 PYTHON = ROOT / ".venv" / "apart" / "bin" / "python"  # `make test` installs the client there
-CALLER = ROOT / "tests" / "support" / "triton_http_caller.py"
+CALLERS = ROOT / "tests" / "support"
 TYPES = {
     "fp16": (TensorProto.FLOAT16, np.float16),
     "fp64": (TensorProto.DOUBLE, np.float64),
@@ -53,8 +55,15 @@ def folder(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def service(folder: Path) -> Iterator[Service]:
-    with Service(folder) as started:
+def ports() -> dict[str, str]:
+    """The port of each transport, once the service runs."""
+    return {"grpc": str(free_port())}
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path, ports: dict[str, str]) -> Iterator[Service]:
+    with Service(folder, env={"JITNEY_GRPC_PORT": ports["grpc"]}) as started:
+        ports["http"] = started.port
         yield started
 
 
@@ -72,10 +81,15 @@ def alone(folder: Path, model: str, rows: Array) -> Array:
     return outputs
 
 
-def test_the_whole_surface_of_the_http_client(
-    service: Service, folder: Path, shared_data: Path, tmp_path: Path
+@pytest.mark.usefixtures("service")
+@pytest.mark.parametrize("transport", ["http", "grpc"])
+def test_the_whole_surface_of_the_client(
+    ports: dict[str, str], transport: str, folder: Path, shared_data: Path, tmp_path: Path
 ) -> None:
-    if not PYTHON.exists() or subprocess.run([PYTHON, "-c", "import tritonclient.http"], check=False).returncode:
+    if (
+        not PYTHON.exists()
+        or subprocess.run([PYTHON, "-c", f"import tritonclient.{transport}"], check=False).returncode
+    ):
         pytest.skip("no tritonclient: `make test` installs it")
     random = np.random.default_rng(3)
     sets = sorted((shared_data / "models" / "mnist-8").glob("test_data_set_*"))
@@ -92,8 +106,12 @@ def test_the_whole_surface_of_the_http_client(
     )
     picture = np.frombuffer(DIGITS[0].read_bytes(), np.uint8)
     np.savez(tmp_path / "inputs.npz", picture=picture, **arrays)  # type: ignore[arg-type]
+    (tmp_path / "protocol").write_bytes(open_inference_pb2.DESCRIPTOR.serialized_pb)
     done = subprocess.run(
-        [PYTHON, CALLER, f"127.0.0.1:{service.port}", tmp_path / "inputs.npz", tmp_path / "outputs.npz"],
+        [
+            *(PYTHON, CALLERS / f"triton_{transport}_caller.py", f"127.0.0.1:{ports[transport]}"),
+            *(tmp_path / "inputs.npz", tmp_path / "outputs.npz", tmp_path / "protocol"),
+        ],
         env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         capture_output=True,
         text=True,
