@@ -6,7 +6,7 @@ workers the second. Raises StoreUnavailable if Redis is unreachable or cannot wr
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from typing import Final, Literal, Protocol, TypeVar
@@ -195,12 +195,7 @@ class JobStore:
             found = await self.run("job/read_many_and_wait", root, gateway, *ids)
             return [(job_id, codec.read_job(job_id, values)) for job_id, values in zip(ids, found, strict=True)]
 
-        slices = [
-            (root, group[first : first + READ_BATCH])
-            for root, group in self._group_by_shard(job_ids, shard_of)
-            for first in range(0, len(group), READ_BATCH)
-        ]
-        answers = await asyncio.gather(*(read(root, ids) for root, ids in slices))
+        answers = await asyncio.gather(*(read(root, ids) for root, ids in self._slices(job_ids, READ_BATCH)))
         return dict(pair for answer in answers for pair in answer)
 
     async def cancel(self, job_id: str, tenant: str | None) -> None:
@@ -220,11 +215,9 @@ class JobStore:
         The result "other" stands for an open job in another state, "unknown" for one of another tenant, too.
         """
         results: dict[str, CancelResult] = {}
-        for root, group in self._group_by_shard(job_ids, shard_of):
-            for first in range(0, len(group), CANCEL_BATCH):
-                ids = group[first : first + CANCEL_BATCH]
-                answers = await self.run("job/cancel", root, tenant or "", state or "", *self.retention_args, *ids)
-                results |= {job_id: answer.decode() for job_id, answer in zip(ids, answers, strict=True)}
+        for root, ids in self._slices(job_ids, CANCEL_BATCH):
+            answers = await self.run("job/cancel", root, tenant or "", state or "", *self.retention_args, *ids)
+            results |= {job_id: answer.decode() for job_id, answer in zip(ids, answers, strict=True)}
         return [results[job_id] for job_id in job_ids]
 
     async def newest(self, tenant: str, before_us: int, limit: int) -> tuple[list[Job], int | None]:
@@ -240,9 +233,7 @@ class JobStore:
                 await self.connection.pipeline(
                     [("ZREM", keys.tenant_jobs(shard_of(id_), tenant), id_) for id_ in expired]
                 )
-            return [
-                codec.read_listed_job(job_id, values) if any(values) else None for job_id, values in answers.items()
-            ]
+            return [codec.read_listed_job(job_id, values) for job_id, values in answers.items()]
 
         lists = [keys.tenant_jobs(shard, tenant) for shard in range(self.settings.shards)]
         page = await listing.read_page(self.connection, lists, read, Position(before_us, ""), limit)
@@ -377,6 +368,12 @@ class JobStore:
         if shard >= self.settings.shards:
             raise self.unknown(job_id)
         return self.roots[shard]
+
+    def _slices(self, job_ids: Sequence[str], size: int) -> Iterator[tuple[str, list[str]]]:
+        """Yield the root of a shard and at most `size` ids of its jobs, until all ids are there."""
+        for root, group in self._group_by_shard(job_ids, shard_of):
+            for first in range(0, len(group), size):
+                yield root, group[first : first + size]
 
     def _group_by_shard(self, items: Iterable[T], shard: Callable[[T], int]) -> list[tuple[str, list[T]]]:
         if len(self.roots) == 1:

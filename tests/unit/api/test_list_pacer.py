@@ -52,8 +52,8 @@ async def test_lists_in_a_loop_wait_and_a_lone_one_does_not() -> None:
     began = [await pacer.run(read) for _ in range(4)]
     assert began[0] - asked < 0.05
     gaps = [later - earlier for earlier, later in itertools.pairwise(began)]
-    assert gaps[-1] >= 0.9 * min(list_pacer.MAX_WAIT_S, used_s / list_pacer.SHARE)
-    assert sum(gaps) < 3 * (list_pacer.MAX_WAIT_S + 0.2)
+    due_s = min(list_pacer.MAX_WAIT_S, (used_s + list_pacer.REQUEST_S) / list_pacer.SHARE)
+    assert 0.9 * (3 * due_s - list_pacer.BURST_S) <= sum(gaps) < 3 * (list_pacer.MAX_WAIT_S + 2)
 
 
 async def test_an_idle_gateway_gives_a_list_more_time() -> None:
