@@ -52,7 +52,7 @@ class GatewaySettings(AddressPolicySettings):
         58, gt=0, description="maximum time a request waits for jobs; keep it below your proxy's timeout (often 60 s)"
     )
     predict_wait_s: float = Field(30, gt=0, description="maximum time POST /predict waits for its job")
-    predict_hangup_cancels: bool = Field(
+    disconnect_cancels: bool = Field(
         default=True, description="cancel POST /predict and /v2/…/infer without a key when their caller disconnects"
     )
     header_timeout_s: float = Field(10, gt=0, description="maximum time to receive the head of a request")

@@ -1,12 +1,16 @@
-"""Logs what callers change beyond a single job of their own: who, what and how many."""
+"""Logs who changes what beside their own jobs: queues, workers, limits, dead letters, erased data, jobs of others.
+
+Of one's own jobs, cancellations by filter are logged too.
+"""
 
 import logging
 
 from fastapi import Request as HttpRequest
 
 from api.auth.authentication import Caller
+from jobs.config import logs
 
-log = logging.getLogger("jitney.audit")
+log = logging.getLogger(logs.AUDIT)
 
 
 def log_change(http: HttpRequest, what: str, *args: object) -> None:

@@ -11,7 +11,7 @@ from fastapi import Request as HttpRequest
 from api.asgi.request import Request
 from api.auth.authentication import Caller
 from jobs.contract.errors import Refused
-from jobs.store.listing import Position
+from jobs.store.record_pages import Position
 
 ALL_TENANTS: Final = "*"  # in place of a tenant
 TIME_FORMAT: Final = "RFC 3339 with its time zone, as in 2026-01-31T09:30:00Z"

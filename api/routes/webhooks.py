@@ -48,7 +48,7 @@ def router(gateway: Gateway) -> APIRouter:
     async def list_deliveries(
         http: HttpRequest, tenant: Tenant, filters: Filters, limit: Limit = 20, cursor: Cursor = ""
     ) -> Response:
-        """Answer the deliveries that match all given filters, with their newest attempts."""
+        """Return the deliveries that match all given filters, with their newest attempts."""
         Request(http.scope).query(*FILTER_FIELDS, "limit", "cursor")
         page = await delivery_log.list_deliveries(store, tenant, filters, read_cursor(cursor, ".", DELIVERY_ID), limit)
         found = [delivery_view(delivery) for delivery in page.records]
@@ -69,13 +69,13 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get(f"{PATH}/endpoints", summary="List own receivers and their state")
     async def list_endpoints(tenant: Tenant) -> Response:
-        """Answer scheme, host and port of each receiver, how many deliveries wait for it, and whether it fails."""
+        """Return scheme, host and port of each receiver, how many deliveries wait for it, and whether it fails."""
         found = await delivery_log.list_endpoints(store, tenant)
         return json_response({"endpoints": [endpoint_view(endpoint) for endpoint in found]})
 
     @routes.get(f"{PATH}/{{delivery_id}}", summary="Read a delivery and its attempts")
     async def read_delivery(tenant: Tenant, delivery_id: str) -> Response:
-        """Answer the delivery with its newest attempts, oldest first."""
+        """Return the delivery with its newest attempts, oldest first."""
         return json_response(delivery_view(await delivery_log.get_delivery(store, tenant, delivery_id)))
 
     @routes.post(f"{PATH}/{{delivery_id}}/replay", summary="Resend a delivery at once, with the same webhook-id")
@@ -104,7 +104,7 @@ def _add_secret(routes: APIRouter, gateway: Gateway) -> None:
 
     @routes.get(f"{PATH}/secret", summary="Read the secret that signs own webhooks")
     async def read_webhook_secret(tenant: Tenant) -> Response:
-        """Answer the secret with which receivers verify the `webhook-signature`. The first call makes it."""
+        """Return the secret with which receivers verify the `webhook-signature`. The first call makes it."""
         return json_response(_secret_view(await signing_secrets.read_secrets(connection, tenant)))
 
     @routes.post(f"{PATH}/secret/rotate", summary="Rotate the secret; the old one also signs for a while")

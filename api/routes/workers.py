@@ -25,7 +25,7 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get("", summary="List the live workers")
     async def list_workers(http: HttpRequest) -> Response:
-        """Answer what each worker serves, on which device, how much it runs, and when it was last heard of.
+        """Return what each worker serves, on which device, how much it runs, and when it was last heard of.
 
         It needs a key with the role admin.
         """

@@ -22,7 +22,7 @@ class CpuMeter:
     def __init__(self, part: str) -> None:
         self._part, self._flushed_us = part, 0
 
-    async def tell(self, connection: RedisClient) -> None:
+    async def flush(self, connection: RedisClient) -> None:
         """Add the new CPU time to the part's sum. A failed call loses it rather than count it twice."""
         spent_us = time.process_time_ns() // 1000
         added_us, self._flushed_us = spent_us - self._flushed_us, spent_us

@@ -53,7 +53,7 @@ class UsageBuffer:
         sums[4] += output_bytes
         sums[5] += device_ms * 1000
 
-    async def tell(self, connection: RedisClient) -> None:
+    async def flush(self, connection: RedisClient) -> None:
         """Add the usage to Redis and clear it. A failed call loses it rather than count it twice."""
         sums, self._sums = self._sums, {}
         tenants = list(sums)

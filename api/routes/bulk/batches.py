@@ -51,14 +51,14 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get(PATH, summary="List own batches, newest first")
     async def list_batches(http: HttpRequest, tenant: Tenant, limit: Limit = 20, after: After = "") -> Response:
-        """Answer the batches that are kept. `after` is the id of the last one of the page before."""
+        """Return the batches that are kept. `after` is the id of the last one of the page before."""
         Request(http.scope).query("limit", "after")
         found, more = await records.list_bulks(store, tenant, after, limit)
         return json_response(page_view([bulk_view(bulk) for bulk in found], has_more=more))
 
     @routes.get(f"{PATH}/{{batch_id}}", summary="Read a batch")
     async def read_batch(tenant: Tenant, batch_id: str) -> Response:
-        """Answer the status of the batch, its counts, and the ids of its files."""
+        """Return the status of the batch, its counts, and the ids of its files."""
         return json_response(bulk_view(await records.get_bulk(store, tenant, batch_id)))
 
     @routes.post(f"{PATH}/{{batch_id}}/cancel", summary="Cancel a batch and keep its finished lines")

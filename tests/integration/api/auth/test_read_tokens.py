@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from api.auth.read_tokens import write_token
+from api.auth.job_tokens import write_token
 from jobs.tenants import api_keys
 from tests.support.api_keys import Caller, callers, jitney_keys, make_key
 from tests.support.gateways import PNG, GatewayProcess, Worker

@@ -92,7 +92,7 @@ async def test_every_metric_is_documented_with_its_type_and_labels(
 async def test_cpu_time_of_workers_adds_up_and_counts_nothing_twice(gateway: GatewayProcess, worker: Worker) -> None:
     first, second = CpuMeter("worker"), CpuMeter("worker")
     for meter in (first, second, first, second):  # each stands for a process that has used what this one has
-        await meter.tell(worker.connection)
+        await meter.flush(worker.connection)
     spent_s = time.process_time()
     told_s = metrics(gateway)['jitney_cpu_seconds_total{part="worker"}']
     assert 2 * spent_s * 0.9 < told_s <= 2 * spent_s
