@@ -15,6 +15,7 @@ from api.gateway.gateway import Gateway
 from api.routes import list_queries
 from api.routes.list_queries import All, Cursor, Limit, RequestedTenant, read_cursor, read_time, write_cursor
 from api.submission import replay
+from api.submission.replay import ReplayResult
 from api.submission.submit import unwrap, wait_for_outcomes
 from jobs.contract import audio_formats, image_formats
 from jobs.contract.errors import DEAD_LETTER_CODES, Refused
@@ -95,13 +96,7 @@ def router(gateway: Gateway) -> APIRouter:
         list_queries.check_filter_or_all(http, every, "dead letters", FILTER_FIELDS, "tenant")
         done = await replay.replay_dead_letters(gateway, tenant, filters, read_cursor(cursor, "-", JOB_ID))
         log_change(http, "replayed %d dead letters by filter %s", done.replayed, dict(http.query_params))
-        view = {**done._asdict(), "next_cursor": write_cursor(done.after, "-"), "stopped": None}
-        del view["after"]
-        headers: tuple[Header, ...] = ()
-        if done.stopped is not None:
-            view["stopped"] = {"code": done.stopped.code, "detail": done.stopped.message}
-            headers = ((b"retry-after", b"%d" % done.stopped.details.get("retry_after_s", 1)),)
-        return json_response(view, headers=headers)
+        return _replay_response(done)
 
     @routes.get("/{job_id}", summary="Read a dead letter")
     async def read_dead_letter(tenant: VisibleTenant, job_id: str) -> Response:
@@ -129,11 +124,11 @@ def router(gateway: Gateway) -> APIRouter:
         submitted = await replay.replay_dead_letter(gateway, letter, key)
         (job,) = await wait_for_outcomes(gateway, [submitted], 0)
         job = unwrap(job)
-        if not submitted.accepted.replayed:
-            log_change(http, "replayed dead letter %s of tenant %s as job %s", job_id, job.tenant, job.id)
         headers: list[Header] = [(b"location", f"/v1/jobs/{job.id}".encode())]
         if submitted.accepted.replayed:
             headers.append((b"idempotent-replayed", b"true"))
+        else:
+            log_change(http, "replayed dead letter %s of tenant %s as job %s", job_id, job.tenant, job.id)
         return to_fastapi_response(HttpResponse(202, orjson.dumps(job_view(job)), headers))
 
     @routes.delete("/{job_id}", summary="Purge a dead letter")
@@ -145,6 +140,16 @@ def router(gateway: Gateway) -> APIRouter:
         return json_response({"purged": purged})
 
     return routes
+
+
+def _replay_response(done: ReplayResult) -> Response:
+    view = {**done._asdict(), "next_cursor": write_cursor(done.after, "-"), "stopped": None}
+    del view["after"]
+    headers: tuple[Header, ...] = ()
+    if done.stopped is not None:
+        view["stopped"] = {"code": done.stopped.code, "detail": done.stopped.message}
+        headers = ((b"retry-after", b"%d" % done.stopped.details.get("retry_after_s", 1)),)
+    return json_response(view, headers=headers)
 
 
 def _media_type(kind: str, body: bytes) -> tuple[str, str]:
