@@ -1,6 +1,6 @@
 """Runs list requests one at a time and limits their CPU time.
 
-So they hardly slow submits. The CPU time of each list is measured. The next one waits until lists have used no more than
+So they hardly slow submits. The CPU time of each list is measured. The next one waits until lists have used at most
 SHARE of the time, but never longer than MAX_WAIT_S. Lists that come now and then do not wait at all.
 """
 
