@@ -12,7 +12,7 @@ from api.asgi.cors import CorsMiddleware
 from api.asgi.fastapi_adapter import operation_id, to_fastapi_response
 from api.asgi.responses import INTERNAL_ERROR, App, error_response
 from api.gateway.gateway import Gateway
-from api.routes import dead_letters, docs, events, models, read_tokens, webhooks
+from api.routes import dead_letters, docs, events, job_lists, models, queues, read_tokens, tenants, webhooks, workers
 from api.routes.bulk import batches, files
 from api.routes.hot_jobs import JOBS_PATH, HotRoutes
 from api.routes.jobs import router
@@ -39,6 +39,10 @@ def create_app(gateway: Gateway) -> App:
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False, generate_unique_id_function=operation_id)
     app.include_router(router(gateway))
     app.include_router(read_tokens.router(gateway))
+    app.include_router(job_lists.router(gateway))
+    app.include_router(queues.router(gateway))
+    app.include_router(workers.router(gateway))
+    app.include_router(tenants.router(gateway))
     app.include_router(models.router(gateway))
     app.include_router(dead_letters.router(gateway))
     app.include_router(webhooks.router(gateway))

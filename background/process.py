@@ -116,7 +116,7 @@ async def _run_until_stopped(settings: BackgroundSettings, bulk: BulkSettings, s
     rq_pool.start(slots)
     sweep = _sweep_files(bulk.bulk_sweep_s, store, storage)
     work_loops = (*(dispatcher.run() for dispatcher in dispatchers), sweep, listener.run())
-    refresh_loops = (agreement.run_until_mismatch(), limits.run(AGREEMENT_POLL_S))
+    refresh_loops = (agreement.run_until_mismatch(), limits.run(AGREEMENT_POLL_S), _flush_usage(store))
     log.info("delivering webhooks: %d at a time, and %d to slow endpoints", slots["fast"], slots["slow"])
     supervisor = TaskSupervisor()
     for work_loop in (*work_loops, *refresh_loops):
@@ -127,6 +127,7 @@ async def _run_until_stopped(settings: BackgroundSettings, bulk: BulkSettings, s
     await step_runner.aclose()
     await sender.close(settings.background_drain_s)
     with suppress(StoreUnavailable):
+        await store.usage.tell(connection)
         await agreement.withdraw()
     log.info("stopped")
     supervisor.raise_failures()
@@ -154,6 +155,13 @@ def _stop_on_signal(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     return stop
+
+
+async def _flush_usage(store: JobStore) -> NoReturn:
+    while True:
+        await asyncio.sleep(AGREEMENT_POLL_S)
+        with suppress(StoreUnavailable):
+            await store.usage.tell(store.connection)
 
 
 async def _sweep_files(interval_s: float, store: JobStore, storage: Storage) -> NoReturn:

@@ -82,8 +82,10 @@ async def renew_leases(store: JobStore, worker_id: str, pending_items: Sequence[
             device.stop_if_abandoned(pending)
 
 
-async def flush_metrics(connection: RedisClient, runners: ModelRunners, meter: CpuMeter) -> None:
-    """Flush the metrics once."""
+async def flush_metrics(store: JobStore, runners: ModelRunners, meter: CpuMeter) -> None:
+    """Flush the metrics and the tenants' usage once."""
+    connection = store.connection
     await meter.tell(connection)
+    await store.usage.tell(connection)
     for runner in [*runners.values()]:
         await runner.histogram_buffer.tell(connection, runner.model.name)

@@ -5,6 +5,7 @@ import logging
 import os
 import secrets
 import socket
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -14,7 +15,8 @@ from jobs.config.settings_agreement import Process, SettingsAgreement
 from jobs.contract.errors import StoreUnavailable
 from jobs.contract.job import ClaimedJob, Handoff
 from jobs.metrics import cpu_time, heap_trim
-from jobs.models import rollout_plan, worker_registry
+from jobs.models import pauses, rollout_plan, worker_registry
+from jobs.models.pauses import Pauses
 from jobs.models.worker_registry import WorkerReport
 from jobs.redis_client import keys
 from jobs.redis_client.event_wait import run_until_stopped
@@ -49,7 +51,7 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings, store: JobStore, journal: Path | None = None) -> None:
         self.id = secrets.token_hex(8)
-        self.settings, self.store = settings, store
+        self.settings, self.store, self._started_s = settings, store, int(time.time())
         self.device = Device(settings.run_stop_timeout_s, settings.max_concurrent_runs)
         self.supervisor = TaskSupervisor()
         self.threads = FairThreadPool(settings.decode_threads)
@@ -62,6 +64,7 @@ class Worker:
         # A lease must be renewed in time, whatever JITNEY_LEASE_S and JITNEY_HEARTBEAT_S are set to.
         interval_s = self._heartbeat_interval_s = min(settings.heartbeat_s, store.settings.lease_s / 4)
         self.separation = LongRunSeparation(store, self.id, self._wake_claim_loops)
+        self.pauses = Pauses(store.connection, self._on_pauses_changed)
         resources = WorkerResources(
             self.id,
             settings,
@@ -71,6 +74,7 @@ class Worker:
             self.journal,
             self.threads,
             self.separation,
+            self.pauses,
             output_writer,
             asyncio.Lock(),
         )
@@ -92,6 +96,7 @@ class Worker:
         """Wait for the queue and load the desired model versions; raises QueueMismatch."""
         await self.agreement.wait_until_known()
         await self.limits.wait_until_known()
+        await self.pauses.wait_until_known()
         await self.reconciler.begin()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -101,7 +106,7 @@ class Worker:
         renew = partial(heartbeat.renew_leases, self.store, self.id, pending_items, self.device)
         renewals = heartbeat.run_periodically(renew, interval_s, "renew leases")
         metrics = heartbeat.run_periodically(self._flush_metrics, self.settings.metrics_flush_s, "flush metrics")
-        refreshes = (self.agreement.run_until_mismatch(), self.limits.run(interval_s))
+        refreshes = (self.agreement.run_until_mismatch(), self.limits.run(interval_s), self.pauses.run(interval_s))
         watchdogs = (self._watch_threads(), heap_trim.run(interval_s))
         for loop in (renewals, metrics, *refreshes, *watchdogs, self.registration.run(), self.listener.run()):
             self.supervisor.start(loop)
@@ -130,7 +135,7 @@ class Worker:
                 os._exit(EX_SOFTWARE)
 
     async def _flush_metrics(self) -> None:
-        await heartbeat.flush_metrics(self.store.connection, self.loaded_models.runners, self.meter)
+        await heartbeat.flush_metrics(self.store, self.loaded_models.runners, self.meter)
 
     async def _deregister(self) -> None:
         self.device.close()
@@ -138,6 +143,8 @@ class Worker:
         try:
             await self._flush_metrics()
             await worker_registry.deregister_worker(self.store.connection, self.id)
+            if self.id in self.pauses.state.workers:
+                await pauses.resume_worker(self.store.connection, self.id)
             await self.digest_agreement.forget([*self.digest_agreement.announced])
             await self.agreement.withdraw()
         except StoreUnavailable as error:
@@ -160,6 +167,13 @@ class Worker:
             folder_versions=reconciler.versions,
             digests=dict(self.digest_agreement.announced),
             lease_s=self.store.settings.lease_s,
+            started_s=self._started_s,
+            is_paused=self.id in self.pauses.state.workers,
+            running={
+                name: n for name, runner in self.loaded_models.runners.items() if (n := len(runner.pending.held()))
+            },
+            devices={name: runner.model.card()["device"] for name, runner in self.loaded_models.runners.items()},
+            memory_bytes=heap_trim.resident_bytes(),
             run_s={name: seconds for name in self.loaded_models.runners if (seconds := self.device.usual_run_s(name))},
         )
 
@@ -170,6 +184,8 @@ class Worker:
                 self.reconciler.refresh_now()
             elif payload == stored_limits.LIMITS_CHANGED:
                 self.limits.refresh_now()
+            elif payload == pauses.PAUSES_CHANGED:
+                self.pauses.refresh_now()
             return
         try:
             if payload.startswith(codec.HANDOFF_PREFIX):
@@ -200,7 +216,17 @@ class Worker:
     async def _wake_all(self) -> None:
         self.reconciler.refresh_now()
         self.limits.refresh_now()
+        self.pauses.refresh_now()
         self._wake_claim_loops()
+
+    def _on_pauses_changed(self) -> None:
+        state = self.pauses.state
+        paused = sorted(f"{model} {lane}" for model, lane in state.queues)
+        log.info(
+            "paused: %s", ", ".join([*(["this worker"] if self.id in state.workers else []), *paused]) or "nothing"
+        )
+        self._wake_claim_loops()
+        self.registration.changed()
 
     def _wake_claim_loops(self) -> None:
         for runner in self.loaded_models.runners.values():

@@ -62,6 +62,11 @@ class Request:
         return value.decode("latin-1") if value else ""
 
     @property
+    def caller(self) -> Any:
+        """Return the caller that access control found."""
+        return self._scope["caller"]
+
+    @property
     def tenant(self) -> str:
         """Return the tenant that access control found."""
         tenant: str = self._scope["caller"].tenant

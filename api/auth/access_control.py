@@ -21,6 +21,7 @@ PUBLIC_PATHS: Final = frozenset(
 )
 PUBLIC_PREFIX: Final = "/readyz/models/"
 ADMIN_PATHS: Final = frozenset({"/metrics"})
+ADMIN_PREFIXES: Final = ("/v1/queues", "/v1/workers", "/v1/tenants")
 MODELS_PREFIX: Final = "/v1/models/"  # any key may read here, but only an admin may change anything
 
 
@@ -37,7 +38,8 @@ class AccessControl:
             return None
         caller = self._callers.find(request)
         changes_models = request.path.startswith(MODELS_PREFIX) and request.method != "GET"
-        if (request.path in ADMIN_PATHS or changes_models) and not caller.is_admin:
+        is_admins = request.path in ADMIN_PATHS or request.path.startswith(ADMIN_PREFIXES)
+        if (is_admins or changes_models) and not caller.is_admin:
             raise Refused("forbidden", f"{request.path[:200]} needs an API key with the role admin")
         return caller
 

@@ -14,6 +14,7 @@ from api.auth.authentication import Authenticator
 from api.gateway import maintenance
 from api.gateway.event_streams import EventStreams
 from api.gateway.job_waiters import JobWaiters
+from api.gateway.list_pacer import ListPacer
 from api.gateway.memory_watermark import MemoryWatermark
 from api.gateway.output_streams import PIECES_HELD, OutputStreams
 from api.gateway.retry_after import RetryAfterEstimator
@@ -29,7 +30,9 @@ from jobs.contract.errors import OverLimit, QueueFull, RetryLater, StoreUnavaila
 from jobs.contract.ids import JOB_ID
 from jobs.contract.job import Job
 from jobs.metrics import heap_trim
+from jobs.models import pauses
 from jobs.models.catalog import ModelCatalog
+from jobs.models.pauses import Pauses
 from jobs.redis_client import keys
 from jobs.redis_client.pubsub import Subscriber
 from jobs.redis_client.task_supervisor import TaskSupervisor
@@ -66,6 +69,8 @@ class Gateway:
         compare_s = max(MIN_COMPARE_INTERVAL_S, settings.model_refresh_s)
         self.agreement = SettingsAgreement(store.connection, process, store.settings.shards, compare_s)
         self.limits = StoredLimits(store.connection, store.tenants)
+        self.pauses = Pauses(store.connection)
+        self.lists = ListPacer()
         self.is_draining = False  # /readyz returns 503, so that load balancers send no more requests
         self.exit_code = 0  # set when the gateway stops itself
         self.supervisor = TaskSupervisor(self._on_loop_end)
@@ -102,31 +107,34 @@ class Gateway:
         start(self.waiting.run(settings.wait_recheck_s))
         start(self.callers.run(settings.api_key_refresh_s))
         start(self.limits.run(settings.api_key_refresh_s))
+        start(self.pauses.run(settings.model_refresh_s))
         start(self.events.run(settings.api_key_refresh_s))
         start(RolloutController(store, self.catalog, settings).run())
         start(self._compare_settings())
         start(self._refresh_models_periodically())
         start(maintenance.watch_server(self.retry_after, self.watermark, store, settings.model_refresh_s))
         start(maintenance.run_sweeps(store, settings.sweep_interval_s, lambda: self.catalog.cluster.longest_lease_s))
-        start(maintenance.flush_cpu_time(store.connection, settings.metrics_flush_s))
+        start(maintenance.flush_counts(store, settings.metrics_flush_s))
         start(heap_trim.run(settings.sweep_interval_s))
 
     async def stop(self) -> None:
         await self.supervisor.cancel()
         with suppress(StoreUnavailable):
+            await self.store.usage.tell(self.store.connection)
             await self.agreement.withdraw()
         await self.store.connection.aclose()
 
     async def refresh_models(self) -> None:
         """Read the announced models; raises StoreUnavailable.
 
-        JITNEY_SHARDS and the tenants' limits are checked first, because no job is accepted before models are known.
+        JITNEY_SHARDS, the tenants' limits and the pauses are read first: no job is accepted before models are known.
         """
         try:
             await self.agreement.check()
         except QueueMismatch as error:  # `_compare_settings` stops this process
             raise StoreUnavailable(str(error)) from error
         await self.limits.check()
+        await self.pauses.refresh()
         await self.catalog.refresh()
 
     async def _compare_settings(self) -> None:
@@ -152,6 +160,10 @@ class Gateway:
         self.waiting.close()
         self.events.close()
 
+    def refusal(self, model: str, lane: str) -> RetryLater | None:
+        """Return the error that refuses new jobs of this queue at present, or None if they are accepted."""
+        return self.watermark.refusal(lane) or self.pauses.refusal(model, lane)
+
     def reserve_body(self, request: Request, idempotency_key: str) -> BudgetShare:
         """Return the share of the body budget for a request; raises QueueFull if no new job is accepted at present."""
         refusal = self.watermark.refusal("interactive")
@@ -159,12 +171,12 @@ class Gateway:
             raise refusal
         return self.bodies.hold(request.tenant, request.evict)
 
-    async def wait(self, tenant: str, job_id: str, wait_s: float) -> Job:
+    async def wait(self, tenant: str | None, job_id: str, wait_s: float) -> Job:
         """Return a job once it is final or `wait_s` is over, without a large output.
 
-        Raises Refused if it does not belong to the tenant.
+        Raises Refused if it does not belong to the tenant (None: any tenant).
         """
-        future = self.waiting.expect(self._check_job_id(job_id))
+        future = self.waiting.expect(self.check_job_id(job_id))
         try:
             job = self._check_owner(tenant, job_id, await self.store.wait(job_id, self.id))
         except BaseException:
@@ -177,28 +189,29 @@ class Gateway:
         ended = await self.waiting.wait_until_final(job_id, future, wait_s)
         return await self.read(tenant, job_id) if ended is None else ended
 
-    async def read(self, tenant: str, job_id: str) -> Job:
-        """Return a job as it is, without a large output; raises Refused if it does not belong to the tenant."""
-        (job,) = await self.store.read([self._check_job_id(job_id)])
+    async def read(self, tenant: str | None, job_id: str) -> Job:
+        """Return a job as it is, without a large output; raises Refused if it is not the tenant's (None: any)."""
+        (job,) = await self.store.read([self.check_job_id(job_id)])
         return self._check_owner(tenant, job_id, job)
 
-    async def cancel(self, tenant: str, job_id: str) -> Job:
+    async def cancel(self, tenant: str | None, job_id: str) -> Job:
         """Cancel a job; raises Refused if it is unknown or final."""
-        await self.store.cancel(self._check_job_id(job_id), tenant)
+        await self.store.cancel(self.check_job_id(job_id), tenant)
         return await self.read(tenant, job_id)
 
     async def attach(self, tenant: str, job_id: str, webhook: Any) -> tuple[str, str]:
         """Attach a webhook to a job, see `signing_secrets.attach_webhook`; raises Refused if it is invalid."""
         request = webhook_request.read_webhook(webhook, self.address_policy)
-        return await signing_secrets.attach_webhook(self.store, self._check_job_id(job_id), tenant, request)
+        return await signing_secrets.attach_webhook(self.store, self.check_job_id(job_id), tenant, request)
 
-    def _check_job_id(self, job_id: str) -> str:
+    def check_job_id(self, job_id: str) -> str:
+        """Return a valid job id; raises Refused for another text."""
         if not JOB_ID.fullmatch(job_id):
             raise self.store.unknown(job_id[:64])
         return job_id
 
-    def _check_owner(self, tenant: str, job_id: str, job: Job | None) -> Job:
-        if job is None or job.tenant != tenant:
+    def _check_owner(self, tenant: str | None, job_id: str, job: Job | None) -> Job:
+        if job is None or (job.tenant != tenant and tenant is not None):
             raise self.store.unknown(job_id)
         return job
 
@@ -206,6 +219,7 @@ class Gateway:
         """Refresh all cached state: notifications may have been lost while disconnected."""
         self.callers.refresh_now()
         self.limits.refresh_now()
+        self.pauses.refresh_now()
         self.events.refresh_now()
         await self.waiting.refresh_now()
 
@@ -217,6 +231,8 @@ class Gateway:
                 self.limits.refresh_now()
             elif data == events.LISTENERS_CHANGED:
                 self.events.refresh_now()
+            elif data == pauses.PAUSES_CHANGED:
+                self.pauses.refresh_now()
             else:
                 self.catalog.refresh_now()
         elif channel == keys.EVENTS:

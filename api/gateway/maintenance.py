@@ -16,7 +16,6 @@ from api.gateway.retry_after import RetryAfterEstimator
 from jobs.contract.errors import StoreUnavailable
 from jobs.metrics import cpu_time
 from jobs.metrics.server_memory import read_server_memory
-from jobs.redis_client.client import RedisClient
 from jobs.redis_client.outage_log import OutageLog
 from jobs.store import maintenance, outputs
 from jobs.store.job_store import JobStore
@@ -73,10 +72,11 @@ async def watch_server(
         await asyncio.sleep(interval_s)
 
 
-async def flush_cpu_time(connection: RedisClient, interval_s: float) -> None:
-    """Add this process's CPU time to the metrics periodically until cancelled."""
+async def flush_counts(store: JobStore, interval_s: float) -> None:
+    """Add this process's CPU time to the metrics, and its tenants' usage, periodically until cancelled."""
     meter = cpu_time.CpuMeter(cpu_time.GATEWAY)
     while True:
         await asyncio.sleep(interval_s)
         with suppress(StoreUnavailable):
-            await meter.tell(connection)
+            await meter.tell(store.connection)
+            await store.usage.tell(store.connection)

@@ -91,9 +91,16 @@ async def render(gateway: Gateway) -> bytes:
         spent.add_metric([part], seconds)
     registry = CollectorRegistry()
     counted = [*_jobs(counts), *_webhooks(counts), *_bulk_jobs(counts)]
-    metrics = [*counted, depth, shares, workers, *dead, *kept_outputs, *memory, unsafe, spent]
+    metrics = [*counted, depth, _paused(gateway), shares, workers, *dead, *kept_outputs, *memory, unsafe, spent]
     registry.register(_StaticCollector([*metrics, *config_differences.families(gateway), *_histograms(histograms)]))
     return generate_latest(registry)
+
+
+def _paused(gateway: Gateway) -> Metric:
+    family = GaugeMetricFamily("jitney_queue_paused", "1 if the queue is paused", labels=["model", "lane", "submits"])
+    for (name, lane), pause in sorted(gateway.pauses.state.queues.items()):
+        family.add_metric([name, lane, pause.submits], 1)
+    return family
 
 
 def _jobs(counts: Mapping[str, int]) -> list[Metric]:

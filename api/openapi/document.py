@@ -39,6 +39,9 @@ TAGS: Final = {
     "batches": "Bulk jobs over the lines of a file, by OpenAI's protocol.",
     "dead letters": "Failed jobs that are kept with their input.",
     "webhooks": "Notifications of the end of a job, and their deliveries.",
+    "queues": "Queues of models: what waits and runs; pause, resume and purge.",
+    "workers": "Live workers; pause and resume them.",
+    "tenants": "Usage and limits of tenants.",
     "models": "Models, their versions and their rollouts.",
     "health": "Whether the service runs and accepts jobs, and its metrics.",
 }
@@ -48,6 +51,9 @@ PATH_PARAMETERS: Final = {
     "file_id": "The id of the file.",
     "batch_id": "The id of the batch.",
     "name": "The name of the model.",
+    "model": "The name of the model.",
+    "worker_id": "The id of the worker.",
+    "tenant": "The name of the tenant.",
 }
 READ_TOKEN: Final = {
     "readToken": {

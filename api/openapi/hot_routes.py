@@ -14,6 +14,8 @@ _Json = Annotated[str, Query(description="As in the body, as JSON text.")]
 _Number = Annotated[int | None, Query(ge=1, description="As in the body.")]
 _Wait = Annotated[int, Query(ge=0, description="Wait up to this many seconds for the end of the job.")]
 
+_Tenant = Annotated[str, Query(description="another tenant, or `*` for any; needs a key with the role admin")]
+
 
 @router.post("/v1/jobs", summary="Submit a job, or many")
 async def submit_job(
@@ -37,7 +39,7 @@ async def submit_job(
 
 
 @router.get("/v1/jobs/{job_id}", summary="Read a job, or wait for its end")
-async def read_job(job_id: str, wait: _Wait = 0) -> Any:
+async def read_job(job_id: str, wait: _Wait = 0, tenant: _Tenant = "") -> Any:
     """Answer the job as it is, or with `wait` once it is final or the time is over.
 
     Unknown ids, those of other tenants, and those of jobs whose result is no longer kept get the same 404.
@@ -45,7 +47,7 @@ async def read_job(job_id: str, wait: _Wait = 0) -> Any:
 
 
 @router.get("/v1/jobs/{job_id}/output", summary="Read the output of a job alone")
-async def read_output(job_id: str, wait: _Wait = 0) -> Any:
+async def read_output(job_id: str, wait: _Wait = 0, tenant: _Tenant = "") -> Any:
     """Answer the output as JSON, or with `Accept: application/octet-stream` the bytes of its only tensor.
 
     The bytes need a job with the parameter `encoding` = `base64`.

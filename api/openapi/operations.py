@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 from pydantic import Field
 
-from api.openapi.schemas import bulk, dead_letters, health, jobs, model_versions, texts, webhooks
+from api.openapi.schemas import bulk, dead_letters, health, jobs, model_versions, queues, tenants, texts, webhooks
 from api.openapi.schemas.bodies import Binary
 
 JSON: Final = "application/json"
@@ -77,7 +77,7 @@ _SUBMIT: Final = (
     *_MODEL,
     *("invalid_input", "unsupported_media_type", "image_too_many_pixels", "invalid_image", "invalid_webhook"),
     *("invalid_audio", "audio_too_long"),
-    *("idempotency_mismatch", "result_expired", "queue_full", "quota_exceeded"),
+    *("idempotency_mismatch", "result_expired", "queue_full", "queue_paused", "quota_exceeded"),
 )
 # How a job ends that a request waits for.
 _FAILED_JOB: Final = (
@@ -99,6 +99,12 @@ def _change(body: Any, *, is_body_required: bool = False) -> Operation:
     answers = _json(model_versions.ModelRollout, "The model after the change.")
     errors = ("model_not_found", "version_not_found", "version_not_ready", "nothing_to_roll_back")
     return Operation(answers, errors, {JSON: body}, is_body_required=is_body_required)
+
+
+def _change_queue(answer: Any, body: Any, *, is_body_required: bool = False) -> Operation:
+    """Return the operation that changes the queue of a model."""
+    answers = _json(answer, "The result of the change.")
+    return Operation(answers, ("model_not_found",), {JSON: body}, is_body_required=is_body_required)
 
 
 _SUBMITTED: Final = jobs.Job | jobs.SubmittedJobs
@@ -153,7 +159,25 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         (_JOB, _EXPIRED, "no_output", "not_acceptable"),
     ),
     "listJobs": Operation(_json(jobs.JobList, "A page of jobs.")),
-    "cancelJob": Operation(_json(jobs.Job, "The canceled job."), (_JOB, "job_already_final")),
+    "cancelJob": Operation(
+        _json(jobs.Job | jobs.PurgedJob, "The canceled job, or the id of the erased one."),
+        (_JOB, "job_already_final", "job_not_final"),
+    ),
+    "cancelJobs": Operation(_json(jobs.CanceledJobs, "The number of canceled jobs."), body={JSON: jobs.CancelRequest}),
+    "listQueues": Operation(_json(queues.QueueList, "The queues.")),
+    "pauseQueue": _change_queue(queues.QueueList, queues.PauseRequest),
+    "resumeQueue": _change_queue(queues.QueueList, queues.ResumeRequest),
+    "purgeQueue": _change_queue(queues.PurgedQueue, queues.PurgeRequest, is_body_required=True),
+    "listWorkers": Operation(_json(queues.WorkerList, "The workers.")),
+    "pauseWorker": Operation(_json(queues.Worker, "The worker."), ("worker_not_found",)),
+    "resumeWorker": Operation(_json(queues.Worker, "The worker."), ("worker_not_found",)),
+    "readUsage": Operation(_json(tenants.TenantView, "The usage and the limits.")),
+    "listTenants": Operation(_json(tenants.TenantList, "A page of tenants.")),
+    "readTenant": Operation(_json(tenants.TenantView, "The tenant.")),
+    "changeLimits": Operation(
+        _json(tenants.TenantView, "The tenant after the change."), body={JSON: tenants.LimitsRequest}
+    ),
+    "restoreLimits": Operation(_json(tenants.TenantView, "The tenant after the change.")),
     "followJob": Operation(
         {**_stream("The events of the job."), 204: Answer({}, "The job has ended, and the caller had all events.")},
         (_JOB, _EXPIRED),
@@ -211,7 +235,8 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "listDeadLetters": Operation(_json(dead_letters.DeadLetterList, "A page of dead letters.")),
     "purgeDeadLetters": Operation(_json(dead_letters.PurgedDeadLetters, "The number of purged dead letters.")),
     "replayDeadLetters": Operation(
-        _json(dead_letters.ReplayedDeadLetters, "What became of them.", "Retry-After"), ("queue_full", "quota_exceeded")
+        _json(dead_letters.ReplayedDeadLetters, "What became of them.", "Retry-After"),
+        ("queue_full", "queue_paused", "quota_exceeded"),
     ),
     "readDeadLetter": Operation(_json(dead_letters.DeadLetter, "The dead letter."), (_LETTER,)),
     "readDeadLetterInput": Operation(

@@ -12,7 +12,7 @@ from api.asgi.responses import Header, HttpResponse
 from api.auth.authentication import Caller
 from api.gateway.gateway import Gateway
 from api.routes import list_queries
-from api.routes.list_queries import All, Cursor, Limit, read_cursor, read_time, write_cursor
+from api.routes.list_queries import All, Cursor, Limit, RequestedTenant, read_cursor, read_time, write_cursor
 from api.submission import replay
 from api.submission.submit import unwrap, wait_for_outcomes
 from jobs.contract import audio_formats, image_formats
@@ -24,7 +24,6 @@ from jobs.store.dead_letters import DeadLetter, DeadLetterFilter
 
 PATH: Final = "/v1/deadletters"
 FILTER_FIELDS: Final = ("model", "code", "since", "until", "replayed")
-ALL_TENANTS: Final = "*"  # in place of a tenant
 MAX_PURGED: Final = 1000  # dead letters purged per call
 _BOOLEANS: Final = {"true": True, "false": False}
 _CODES: Final[dict[str, Any]] = {"enum": sorted(DEAD_LETTER_CODES)}  # for the OpenAPI document
@@ -47,19 +46,6 @@ def read_filters(
     return DeadLetterFilter(model, code, read_time("since", since), read_time("until", until), _BOOLEANS.get(replayed))
 
 
-def read_requested_tenant(
-    http: HttpRequest,
-    tenant: Annotated[str, Query(description="another tenant, or `*` for all; needs a key with the role admin")] = "",
-) -> str | None:
-    """Return the tenant of the query, or None for all tenants; raises Refused."""
-    caller: Caller = http.scope["caller"]
-    if tenant in ("", caller.tenant):
-        return caller.tenant
-    if not caller.is_admin:
-        raise Refused("forbidden", "dead letters of other tenants need an API key with the role admin")
-    return None if tenant == ALL_TENANTS else tenant
-
-
 def read_visible_tenant(http: HttpRequest) -> str | None:
     """Return the tenant whose dead letters the caller may read by id, or None for all tenants."""
     caller: Caller = http.scope["caller"]
@@ -67,7 +53,6 @@ def read_visible_tenant(http: HttpRequest) -> str | None:
 
 
 Filters = Annotated[DeadLetterFilter, Depends(read_filters)]
-RequestedTenant = Annotated[str | None, Depends(read_requested_tenant)]
 VisibleTenant = Annotated[str | None, Depends(read_visible_tenant)]
 
 

@@ -43,6 +43,7 @@ async def _version(gateway: Gateway, name: str, version: str, card: ModelCard | 
         "reason": reason,
         "workers": cluster.serving(name, version),
         "waiting": await gateway.store.depth(name, version),
+        "paused": gateway.pauses.state.lanes(name),
         **version_routing.describe_version(cluster, plan, name, version),
     }
 
@@ -86,6 +87,8 @@ async def check_ready(gateway: Gateway) -> HttpResponse:
         body["reason"] = "no worker could load a model" if cluster.workers else "no worker is alive"
     if refusal := gateway.watermark.refusal("interactive"):
         body["refusing"] = f"new jobs: {refusal}"  # still ready: accepted jobs go on, and callers read them
+    if paused := gateway.pauses.state.queues:
+        body["paused"] = sorted(f"{name} {lane}" for name, lane in paused)
     body["output_bytes"] = gateway.watermark.output_bytes
     body["warnings"] = config_differences.warnings(gateway)
     return HttpResponse(200, orjson.dumps(body | describe_queue(gateway)))

@@ -15,6 +15,7 @@ from api.asgi.tenant_budgets import BudgetShare
 from api.auth.access_control import AccessControl
 from api.gateway.gateway import Gateway
 from api.gateway.job_responses import Response, job_response, output_response, submitted_job_response
+from api.routes.list_queries import choose_tenant
 from api.submission import multi_job
 from api.submission.parsing import body_limit_bytes, read_job_request
 from api.submission.single_submit import SingleSubmit
@@ -133,9 +134,11 @@ async def get_output(gateway: Gateway, request: Request, job_id: str) -> Respons
 
 
 async def _read_job(gateway: Gateway, request: Request, job_id: str) -> Job:
-    wait_text = request.query("wait").get("wait")
+    query = request.query("wait", "tenant")
+    wait_text = query.get("wait")
     wait_s = _wait_seconds(wait_text, gateway.settings.max_wait_s) if wait_text is not None else 0
-    return await (gateway.wait(request.tenant, job_id, wait_s) if wait_s else gateway.read(request.tenant, job_id))
+    tenant = choose_tenant(request.caller, query["tenant"]) if "tenant" in query else request.tenant
+    return await (gateway.wait(tenant, job_id, wait_s) if wait_s else gateway.read(tenant, job_id))
 
 
 @cache_short(64)

@@ -1,42 +1,48 @@
-"""FastAPI routes to list and cancel jobs, and of health, metrics, and `/predict`."""
+"""FastAPI routes to cancel and erase a job, and of health, metrics, and `/predict`."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Response
 from fastapi import Request as HttpRequest
 
-from api.asgi.fastapi_adapter import Tenant, json_response, to_fastapi_response
+from api.asgi.fastapi_adapter import json_response, to_fastapi_response
 from api.asgi.request import Request
 from api.asgi.responses import HttpResponse, catch_errors
+from api.auth.audit import log_change
 from api.gateway.gateway import Gateway
 from api.metrics import render
 from api.routes import health, predict
-from api.routes.list_queries import Limit
+from api.routes.list_queries import RequestedTenant
 from jobs.contract.errors import Refused
-from jobs.contract.job_view import job_view, listed_view
+from jobs.contract.job_view import job_view
+from jobs.store.purge import purge_job
 
-FAR_FUTURE_US = 1 << 60
+_BOOLEANS: Final = {"true": True, "false": False}
 
-TimeCursor = Annotated[str, Query(max_length=18, description="`next_cursor` of an earlier response")]  # in us
+
+Purge = Annotated[
+    str,
+    Query(json_schema_extra={"enum": list(_BOOLEANS)}, description="`true`: erase the data of a job that has ended"),
+]
 
 
 def router(gateway: Gateway) -> APIRouter:
     routes = APIRouter()
 
-    @routes.get("/v1/jobs", tags=["jobs"], summary="List own jobs, newest first, without their outputs")
-    async def list_jobs(http: HttpRequest, tenant: Tenant, limit: Limit = 20, cursor: TimeCursor = "") -> Response:
-        """Answer the newest jobs. A page may be short, even empty: the last one has no `next_cursor`."""
-        Request(http.scope).query("limit", "cursor")
-        if cursor and not (cursor.isascii() and cursor.isdigit()):
-            raise Refused("invalid_request", "cursor must be the `next_cursor` of an earlier response")
-        jobs, before_us = await gateway.store.newest(tenant, int(cursor or FAR_FUTURE_US), limit)
-        page = {"jobs": [listed_view(job) for job in jobs], "next_cursor": str(before_us) if before_us else None}
-        return json_response(page)
+    @routes.delete("/v1/jobs/{job_id}", tags=["jobs"], summary="Cancel a job, or erase the data of one that has ended")
+    async def cancel_job(http: HttpRequest, tenant: RequestedTenant, job_id: str, purge: Purge = "") -> Response:
+        """Cancel the job: it never runs, or its result is dropped. A job that is final gets 409.
 
-    @routes.delete("/v1/jobs/{job_id}", tags=["jobs"], summary="Cancel a queued or running job")
-    async def cancel_job(tenant: Tenant, job_id: str) -> Response:
-        """Cancel the job: it never runs, or its result is dropped. A job that is final gets 409."""
-        return json_response(job_view(await gateway.cancel(tenant, job_id)))
+        With `purge=true`, erase what is kept of a job that has ended: record, output, dead letter, deliveries, events.
+        """
+        Request(http.scope).query("purge", "tenant")
+        if purge not in ("", *_BOOLEANS):
+            raise Refused("invalid_request", "purge must be true or false", allowed=list(_BOOLEANS))
+        if not _BOOLEANS.get(purge):
+            return json_response(job_view(await gateway.cancel(tenant, job_id)))
+        await purge_job(gateway.store, gateway.check_job_id(job_id), tenant)
+        log_change(http, "erased the data of job %s", job_id)
+        return json_response({"purged": job_id})
 
     @routes.post(predict.PATH, tags=["jobs"], summary="Classify an image and wait for the result")
     async def predict_image(http: HttpRequest) -> Response:

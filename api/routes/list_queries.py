@@ -5,13 +5,15 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Annotated, Final
 
-from fastapi import Query
+from fastapi import Depends, Query
 from fastapi import Request as HttpRequest
 
 from api.asgi.request import Request
+from api.auth.authentication import Caller
 from jobs.contract.errors import Refused
 from jobs.store.listing import Position
 
+ALL_TENANTS: Final = "*"  # in place of a tenant
 TIME_FORMAT: Final = "RFC 3339 with its time zone, as in 2026-01-31T09:30:00Z"
 
 Limit = Annotated[int, Query(ge=1, le=100, description="entries of a page")]
@@ -25,6 +27,26 @@ All = Annotated[
         description="`true` in place of a filter: everything in the list",
     ),
 ]
+
+
+def choose_tenant(caller: Caller, tenant: str) -> str | None:
+    """Return the tenant that a caller asks for ("": its own), or None for all tenants; raises Refused."""
+    if tenant in ("", caller.tenant):
+        return caller.tenant
+    if not caller.is_admin:
+        raise Refused("forbidden", "the data of other tenants needs an API key with the role admin")
+    return None if tenant == ALL_TENANTS else tenant
+
+
+def read_requested_tenant(
+    http: HttpRequest,
+    tenant: Annotated[str, Query(description="another tenant, or `*` for all; needs a key with the role admin")] = "",
+) -> str | None:
+    """Return the tenant of the query, or None for all tenants; raises Refused."""
+    return choose_tenant(http.scope["caller"], tenant)
+
+
+RequestedTenant = Annotated[str | None, Depends(read_requested_tenant)]
 
 
 def read_time(name: str, text: str) -> int | None:

@@ -27,12 +27,12 @@ class SingleSubmit:
 
     __slots__ = (
         "_accepted",
-        "_closed",
         "_end",
         "_failure",
         "_gateway",
         "_is_late",
         "_job",
+        "_refusal",
         "_share",
         "_timeouts",
         "_wait_s",
@@ -50,12 +50,12 @@ class SingleSubmit:
         if key:
             check_idempotency_key(key)
         job = admit_job(gateway, tenant, job_request, key)
-        refusal = gateway.watermark.refusal(job.lane)
+        refusal = gateway.refusal(job.model, job.lane)
         if refusal is not None and not key:
             raise refusal
         self._gateway, self._wait_s, self._share, self.id = gateway, wait_s, share, job.id
         self._job: Submission | None = job
-        self._closed = {} if refusal is None else {job.lane: refusal}
+        self._refusal = refusal
         self._accepted: Submitted | None = None
         self._failure: BaseException | None = None
         self._timeouts: WaitTimeouts | None = None
@@ -63,7 +63,9 @@ class SingleSubmit:
         # Start to wait before the submit, so that no notification is missed.
         waiting = gateway.waiting
         self._end: JobFuture = waiting.expect(job.id) if wait_s else waiting.running_loop().create_future()
-        gateway.submits.submit(job, self._on_result, gateway.id if wait_s else "", closed=self._closed)
+        gateway.submits.submit(
+            job, self._on_result, gateway.id if wait_s else "", closed=() if refusal is None else (job.lane,)
+        )
 
     def end(self) -> None:
         """End the wait early."""
@@ -105,7 +107,7 @@ class SingleSubmit:
                 return
         elif isinstance(result, Accepted | JitneyError):
             end = self._end if self._wait_s else None
-            submitted = to_submitted(self._gateway, job, result, end, self._closed)
+            submitted = to_submitted(self._gateway, job, result, end, self._refusal)
             if isinstance(submitted, JitneyError):
                 self._failure = submitted
             else:

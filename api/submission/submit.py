@@ -8,8 +8,16 @@ from typing import Final, NamedTuple, TypeVar
 from api.gateway.gateway import Gateway
 from api.gateway.job_waiters import JobFuture
 from api.gateway.submit_coalescer import SubmitResult
-from jobs.contract.errors import JitneyError, OverLimit, QueueFull, Refused, StoreUnavailable, to_jitney_error
-from jobs.contract.job import Accepted, Job, Lane, Submission
+from jobs.contract.errors import (
+    JitneyError,
+    OverLimit,
+    QueueFull,
+    Refused,
+    RetryLater,
+    StoreUnavailable,
+    to_jitney_error,
+)
+from jobs.contract.job import Accepted, Job, Submission
 from jobs.contract.job_request import JobRequest
 from jobs.contract.lifecycle import State
 from jobs.store.admission import admit, check_idempotency_key
@@ -47,19 +55,23 @@ async def submit_many(
 async def submit_admitted(
     gateway: Gateway, submissions: Sequence[Submission], *, waits: bool = False
 ) -> list[Submitted | JitneyError]:
-    """Submit admitted jobs. Above the memory watermark, only jobs of earlier requests with the same key are found."""
-    refusals = {lane: gateway.watermark.refusal(lane) for lane in {job.lane for job in submissions}}
-    closed = {lane: refusal for lane, refusal in refusals.items() if refusal is not None}
-    sent = [job for job in submissions if job.idempotency_key or job.lane not in closed]
-    ends = {job.id: gateway.waiting.expect(job.id) for job in sent} if waits else {}
+    """Submit admitted jobs. Where new jobs are refused, only those of earlier requests with the same key are found."""
+    refusals = {job.id: why for job in submissions if (why := gateway.refusal(job.model, job.lane)) is not None}
+    accepted = [job for job in submissions if job.id not in refusals]
+    refused = [job for job in submissions if job.id in refusals and job.idempotency_key]
+    ends = {job.id: gateway.waiting.expect(job.id) for job in (*accepted, *refused)} if waits else {}
+    results: dict[str, SubmitResult] = {}
     try:
-        stored = await gateway.store.submit(sent, gateway.id if waits else "", closed=closed) if sent else []
+        for sent, closed in ((accepted, ()), (refused, {job.lane for job in refused})):
+            stored = await gateway.store.submit(sent, gateway.id if waits else "", closed=closed) if sent else []
+            results |= zip((job.id for job in sent), stored, strict=True)
     except BaseException:
         gateway.waiting.forget_all(ends.items())
         raise
-    results = dict(zip((job.id for job in sent), stored, strict=True))
     return [
-        to_submitted(gateway, job, results[job.id], ends.get(job.id), closed) if job.id in results else closed[job.lane]
+        to_submitted(gateway, job, results[job.id], ends.get(job.id), refusals.get(job.id))
+        if job.id in results
+        else refusals[job.id]
         for job in submissions
     ]
 
@@ -138,9 +150,12 @@ def _try_admit(
 
 
 def to_submitted(
-    gateway: Gateway, job: Submission, result: SubmitResult, end: JobFuture | None, closed: Mapping[Lane, QueueFull]
+    gateway: Gateway, job: Submission, result: SubmitResult, end: JobFuture | None, refusal: RetryLater | None
 ) -> Submitted | JitneyError:
-    """Convert the store's result of a submit; add Retry-After to an error, and wait for the right job id."""
+    """Convert the store's result of a submit; add Retry-After to an error, and wait for the right job id.
+
+    `refusal`: why new jobs of this queue are refused.
+    """
     waiting = gateway.waiting
     if end is not None and (isinstance(result, JitneyError) or result.replayed):
         waiting.forget(job.id, end)
@@ -149,7 +164,7 @@ def to_submitted(
         is_full = isinstance(result, QueueFull)
         limit_jobs = gateway.store.settings.max_jobs if is_full else result.details.get("limit_jobs", 1)
         result.details.setdefault("retry_after_s", gateway.retry_after.retry_after_s(job.model, limit_jobs))
-        return closed.get(job.lane, result) if is_full else result
+        return refusal or result if is_full else result
     if isinstance(result, JitneyError):
         return result
     if end is not None:

@@ -8,7 +8,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 import orjson
@@ -42,6 +42,12 @@ class WorkerReport:
     digests: dict[str, str] = field(default_factory=dict)  # "name version" → digest of its files
     lease_s: float = 0.0  # length of its leases; 0: unknown
     run_s: dict[str, float] = field(default_factory=dict)  # "name version" → seconds of a usual run
+    ttl_s: float = 0.0  # how long this report counts; 0: unknown
+    started_s: int = 0  # when it started, by its own clock; 0: unknown
+    is_paused: bool = False  # it claims nothing
+    running: dict[str, int] = field(default_factory=dict)  # "name version" → jobs that it has claimed
+    devices: dict[str, str] = field(default_factory=dict)  # "name version" → device that runs it
+    memory_bytes: int = 0  # resident memory of the process; 0: unknown
 
 
 WORKER_FIELDS = tuple(entry.name for entry in fields(WorkerReport))
@@ -146,7 +152,7 @@ async def register_worker(
     args = [arg for card in cards for arg in (f"{card['name']} {card['version']}", orjson.dumps(card))]
     if args:
         await connection.script("registry/announce_models", keys.MODELS, *args)
-    entry = ("SET", orjson.dumps(report), "PX", int(ttl_s * 1000))
+    entry = ("SET", orjson.dumps(replace(report, ttl_s=ttl_s)), "PX", int(ttl_s * 1000))
     await generic_scripts.write_with_ttl(connection, keys.worker(report.id), None, *entry)
     await generic_scripts.write_with_ttl(connection, keys.WORKERS, FORGET_AFTER_S, "SADD", report.id)
 
@@ -209,6 +215,13 @@ async def read_workers(connection: RedisClient) -> list[WorkerReport]:
     return [
         WorkerReport(**{name: report[name] for name in WORKER_FIELDS if name in report}) for report in reports if report
     ]
+
+
+async def read_report_ages(connection: RedisClient, workers: Sequence[WorkerReport]) -> dict[str, float]:
+    """Return the seconds since the last heartbeat of each worker that is alive and says how long its reports count."""
+    known = [worker for worker in workers if worker.ttl_s]
+    left_ms = await connection.pipeline([("PTTL", keys.worker(worker.id)) for worker in known]) if known else []
+    return {worker.id: max(0.0, worker.ttl_s - ms / 1000) for worker, ms in zip(known, left_ms, strict=True) if ms >= 0}
 
 
 def _parse_record(text: bytes, required: set[str]) -> dict[str, Any] | None:

@@ -34,6 +34,7 @@ accepted, or one more than the last. A job that is not final is called open.
 | `:open_totals`, `outputs`, `@<tenant>:outputs` | | while there are any | bytes of kept outputs that are counted |
 | `:counts` | hash | permanent, a few fields per model version | event counters (`jobs/metrics/event_counters.py`) |
 | `:tenant_jobs:<tenant>` | sorted set | a week after the last submit | newest ids, score: sequence number |
+| `:unsuccessful:<tenant>` | sorted set | members' `dead_letter_ttl_s` | newest that failed, score: sequence number |
 | `:job_events:<tenant>` | stream | an hour after the last event | state changes of its jobs, while a client listens |
 | `:idempotency:<tenant>:<key>` | string | `idempotency_ttl_s` or the deadline | the job of this Idempotency-Key |
 | `:idempotency_many:<tenant>:<key>` | hash | the same | the same for a request of many jobs, by place |
@@ -60,6 +61,7 @@ accepted, or one more than the last. A job that is not final is called open.
 | `:bulk_due:<tenant>` | sorted set | while not empty | the tenant's open bulk jobs, score: when the next step is due |
 | `:bulk_running` | sorted set | while not empty | bulk jobs with a running step, score: end of its lease |
 
+A member of `:unsuccessful` is `<id> <state> <error code> <model> <version> <lane>` of a job that did not succeed.
 The 30 days restart with each use. They grow when deliveries are kept longer or wait longer for an attempt.
 
 | other keys and channels | type | lifetime | content |
@@ -73,6 +75,9 @@ The 30 days restart with each use. They grow when deliveries are kept longer or 
 | `jitney:agreement` | hash | permanent, a field per live process | the number of shards; the settings of processes |
 | `jitney:digests` | hash | permanent, a field per model version | the digest of the served files, and each worker's |
 | `jitney:tenants` | hash | permanent, a field per tenant | limits that differ from the default |
+| `jitney:known_tenants` | set | permanent, a member per tenant | tenants that have submitted jobs |
+| `jitney:usage` | hash | permanent, 6 fields per tenant | jobs, rows, bytes and device time of each tenant so far |
+| `jitney:pauses` | hash | permanent, a field per pause | queues and workers that are paused |
 | `jitney:keys` | hash | permanent, a field per API key | hash, tenant and role of each key; never the key |
 | `jitney:cpu` | hash | permanent, 2 fields | CPU time in µs used by gateways and by workers |
 | `jitney:listening` | sorted set | half a minute | tenants whose job events a client reads, score: until when |
@@ -81,7 +86,7 @@ The 30 days restart with each use. They grow when deliveries are kept longer or 
 | `jitney:gateway:<id>` | channel | | jobs that became final or changed, for a waiting gateway |
 | `jitney:wake:<id>` | channel | | for a worker: a model version has work, a handoff, a cancelled job |
 | `jitney:events` | channel | | a tenant's `:job_events` has grown |
-| `jitney:invalidation` | channel | | models, plans, API keys, limits or listeners have changed |
+| `jitney:invalidation` | channel | | models, plans, pauses, API keys, limits or listeners have changed |
 | `jitney:outbox` | channel | | a delivery was written, or a bulk job's step is due |
 """
 
@@ -100,6 +105,9 @@ FORMAT: Final = "jitney:format"
 TOTALS_OF_FORMAT_1: Final = "jitney:{s00}:load"  # exists in every queue of that format that had a job
 DIGESTS: Final = "jitney:digests"
 TENANTS: Final = "jitney:tenants"
+KNOWN_TENANTS: Final = "jitney:known_tenants"
+USAGE: Final = "jitney:usage"
+PAUSES: Final = "jitney:pauses"
 LISTENING: Final = "jitney:listening"
 EVENTS: Final = "jitney:events"
 
@@ -112,7 +120,7 @@ LASTING: Final = (
     r"jitney:plans",
     r"jitney:stats:.+",
     r"jitney:cpu",
-    r"jitney:(keys|tenants|agreement|digests|format)",
+    r"jitney:(keys|tenants|known_tenants|usage|pauses|agreement|digests|format)",
     r"jitney:secret:.+",
     r"jitney:\{rq\}:.+",
 )
@@ -142,11 +150,12 @@ def _of_name(name: str) -> Callable[[str], str]:
 
 # by shard
 counts, open_totals = _of_shard("counts"), _of_shard("open_totals")
-timers, retries = _of_shard("timers"), _of_shard("retries")
+timers, retries, parked = _of_shard("timers"), _of_shard("retries"), _of_shard("parked")
 dead_letters, dead_letter_bytes = _of_shard("dead_letters"), _of_shard("dead_letter_bytes")
 expiring_files = _of_shard("expiring_files")
 # by shard and tenant
 tenant_jobs, job_events = _of_part("tenant_jobs"), _of_part("job_events")
+unsuccessful, parked_rotations = _of_part("unsuccessful"), _of_part("parked")
 tenant_dead_letters = _of_part("tenant_dead_letters")
 deliveries, endpoints = _of_part("deliveries"), _of_part("endpoints")
 files, bulks = _of_part("files"), _of_part("bulks")
@@ -168,6 +177,10 @@ def output(job_id: str, attempt: int, number: int) -> str:
 
 def queue(shard: int, model: str, version: str, lane: str, tenant: str) -> str:
     return f"{root(shard)}:queue:{model}:{version}:{lane}:{tenant}"
+
+
+def tenant_rotation(shard: int, model: str, version: str, lane: str) -> str:
+    return f"{root(shard)}:tenant_rotation:{model}:{version}:{lane}"
 
 
 def free_slots(shard: int, model: str, version: str) -> str:

@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
-from typing import Final, Protocol, TypeVar
+from typing import Final, Literal, Protocol, TypeVar
 
 from jobs.contract.errors import JitneyError, OverLimit, QueueFull, Refused, StoreFull, StoreUnavailable
 from jobs.contract.ids import shard_of
-from jobs.contract.job import LANES, RECORD_VERSION, Accepted, ClaimedJob, ClaimResult, Job, Outcome, Submission
+from jobs.contract.job import LANES, RECORD_VERSION, Accepted, ClaimedJob, ClaimResult, Job, Lane, Outcome, Submission
 from jobs.contract.lifecycle import State
 from jobs.metrics import event_counters as counts
 from jobs.redis_client import keys
@@ -22,13 +22,18 @@ from jobs.redis_client.pipelined_connection import Arg
 from jobs.store import codec, inputs, listing, outputs
 from jobs.store.listing import Position
 from jobs.store.outputs import OutputGone
+from jobs.store.queue_states import read_queue_states
 from jobs.store.settings import StoreSettings
 from jobs.store.submit_results import SubmitResults, caps_of
+from jobs.tenants.usage import UsageBuffer
 
+OpenState = Literal["queued", "running"]
+CancelResult = Literal["canceled", "final", "other", "unknown"]
 JOB_LIST_TTL_S = 7 * 86_400  # how long a tenant's list outlives its last submit, in addition to the result TTL
 FULL_RETRY_AFTER_S = 5
 READ_BATCH: Final = 100  # jobs per pipeline, so that other clients are served in between
-TENANTS_BATCH: Final = 1000  # tenants whose queues one script counts
+FIELDS_BATCH: Final = 1000  # fields of a hash per reply of a scan
+CANCEL_BATCH: Final = 25  # jobs that one script cancels, so that other clients are served in between
 MAX_FINISH_BYTES: Final = 2 << 20  # of outputs per script; one outcome always fits
 # Of jobs that one script submits, so that other callers are served in between; one job always fits.
 MAX_SUBMIT_JOBS: Final = 100
@@ -64,6 +69,7 @@ class JobStore:
         list_ttl_s = JOB_LIST_TTL_S + int(settings.result_ttl_s)
         self._submit_args = (settings.idempotency_ttl_s, settings.job_list_limit, list_ttl_s)
         self.tenants = settings.limits()
+        self.usage = UsageBuffer()
         self.listened: Collection[str] = frozenset()  # tenants whose jobs have listeners
         self._encoder = codec.SubmissionEncoder()
         self._next_shard = 0
@@ -137,6 +143,9 @@ class JobStore:
             answers = await self.run("job/submit", root, *args)
         except JitneyError as error:
             return [error] * len(jobs)
+        for job, answer in zip(jobs, answers, strict=True):
+            if isinstance(answer, bytes):
+                self.usage.count_submitted(job)
         return [
             Accepted(job.id, int(answer), replayed=False)
             if isinstance(answer, bytes)
@@ -179,13 +188,29 @@ class JobStore:
         values = await self.run("job/read_and_wait", self._root_of(job_id), gateway, job_id)
         return codec.read_job(job_id, values)
 
-    async def cancel(self, job_id: str, tenant: str) -> None:
-        """Cancel a job. Raises Refused if it is final, or not this tenant's."""
-        answer = await self.run("job/cancel", self._root_of(job_id), job_id, tenant, *self.retention_args)
-        if answer == b"unknown":
+    async def cancel(self, job_id: str, tenant: str | None) -> None:
+        """Cancel a job. Raises Refused if it is final, or not this tenant's (None: any tenant)."""
+        self._root_of(job_id)
+        (answer,) = await self.cancel_many([job_id], tenant)
+        if answer == "unknown":
             raise self.unknown(job_id)
-        if answer == b"final":
+        if answer == "final":
             raise Refused("job_already_final", f"job {job_id} has ended; only a queued or running job can be canceled")
+
+    async def cancel_many(
+        self, job_ids: Sequence[str], tenant: str | None, state: OpenState | None = None
+    ) -> list[CancelResult]:
+        """Cancel jobs of a tenant (None: of any), a few per script. `state`: only if they are in it (None: open).
+
+        The result "other" stands for an open job in another state, "unknown" for one of another tenant, too.
+        """
+        results: dict[str, CancelResult] = {}
+        for root, group in self._group_by_shard(job_ids, shard_of):
+            for first in range(0, len(group), CANCEL_BATCH):
+                ids = group[first : first + CANCEL_BATCH]
+                answers = await self.run("job/cancel", root, tenant or "", state or "", *self.retention_args, *ids)
+                results |= {job_id: answer.decode() for job_id, answer in zip(ids, answers, strict=True)}
+        return [results[job_id] for job_id in job_ids]
 
     async def newest(self, tenant: str, before_us: int, limit: int) -> tuple[list[Job], int | None]:
         """List a tenant's jobs accepted before a time, newest first, and the time to continue from (None: no more).
@@ -227,7 +252,7 @@ class JobStore:
         submitted: dict[bytes, bytes] = {}
         cursor: bytes = b"0"
         while True:
-            args = ("HSCAN", keys.open_totals(shard), cursor, "MATCH", "*:submitted", "COUNT", TENANTS_BATCH)
+            args = ("HSCAN", keys.open_totals(shard), cursor, "MATCH", "*:submitted", "COUNT", FIELDS_BATCH)
             cursor, fields = await self.connection.command(*args)
             submitted.update(zip(fields[::2], fields[1::2], strict=True))
             if int(cursor) == 0:
@@ -247,14 +272,10 @@ class JobStore:
 
     async def depth(self, model: str, version: str) -> dict[str, int]:
         """Count the queued jobs of a model version by lane, and its suspects, which run in isolation."""
-        sums = [0, 0, 0]
-        for root in self.roots:
-            first, more = 0, 1
-            while more:
-                more, *waiting = await self.run("job/queue_depth", root, model, version, first, TENANTS_BATCH)
-                sums = [sum(pair) for pair in zip(sums, waiting, strict=True)]
-                first += TENANTS_BATCH
-        return dict(zip((*LANES, "suspect"), sums, strict=True))
+        return {
+            lane: state.waiting
+            for lane, state in (await read_queue_states(self.connection, self.roots, model, version)).items()
+        }
 
     def unknown(self, job_id: str) -> Refused:
         """Return the same error for unknown, foreign and purged ids."""
@@ -264,13 +285,22 @@ class JobStore:
     # ---- workers
 
     async def claim(
-        self, model: str, version: str, worker: str, want: int, *, isolated: bool = False, max_bulk: int | None = None
+        self,
+        model: str,
+        version: str,
+        worker: str,
+        want: int,
+        *,
+        isolated: bool = False,
+        max_bulk: int | None = None,
+        paused_lane: Lane | None = None,
     ) -> ClaimResult:
         """Lease queued jobs up to `want` rows; submit hands jobs over to the slots that stay free.
 
         The last job may have more rows than are left of `want`. `max_bulk`: most rows of bulk jobs to claim; bulk does
         not use the free slots either. `isolated`: claim one suspect group for an isolated run and nothing else; nothing
-        while another worker runs a group of this model.
+        while another worker runs a group of this model. `paused_lane`: claim nothing of this lane, nor let submit hand
+        its jobs over.
         """
         claim = ClaimResult([])
         for _ in self.roots:
@@ -285,6 +315,7 @@ class JobStore:
                 *self.retention_args,
                 self.tenants.shares,
                 most,
+                *([paused_lane] if paused_lane else []),
             )
             claim = claim.merged_with(codec.read_claim(await self.run("job/claim", root, *args, *more)))
             if claim.rows >= want or claim.more or (isolated and claim.jobs):

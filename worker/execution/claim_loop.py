@@ -10,7 +10,8 @@ from itertools import groupby
 from operator import attrgetter
 
 from jobs.contract.errors import StoreUnavailable
-from jobs.contract.job import ClaimedJob, ClaimResult, Handoff
+from jobs.contract.job import LANES, ClaimedJob, ClaimResult, Handoff, Lane
+from jobs.models.pauses import Pauses
 from jobs.redis_client.event_wait import wait_for_event
 from jobs.redis_client.outage_log import OutageLog
 from jobs.redis_client.task_supervisor import TaskSupervisor
@@ -31,6 +32,7 @@ log = logging.getLogger("jitney.worker")
 OUTAGE_PAUSE_S = 0.5
 MIN_WAIT_S = 0.01  # shorter waits before a claim have no effect
 SLACK_S = 0.003
+PAUSED_LANE_POLL_S = 0.1  # between two claims of a model with a paused lane, whose worker is not always woken
 _JOB_ID = attrgetter("job.id")
 
 
@@ -51,13 +53,14 @@ class ClaimLoop:
         gate: IsolationGate,
         bulk_slot_share: BulkSlotShare,
         separation: LongRunSeparation,
+        pauses: Pauses,
         idle_poll_s: float,
     ) -> None:
         self._store, self._worker_id, self._model = store, worker_id, model
         self._name = f"{model.name} {model.version}"
         self._pending, self._result_writer, self._device = pending, result_writer, device
         self._threads, self._journal, self._gate, self._idle_poll_s = threads, journal, gate, idle_poll_s
-        self._bulk_slot_share, self._separation = bulk_slot_share, separation
+        self._bulk_slot_share, self._separation, self._pauses = bulk_slot_share, separation, pauses
         self.all_pending: Sequence[PendingItems] = (pending,)  # of all models of this worker
         self._woken = asyncio.Event()
         self._closing = False
@@ -84,10 +87,25 @@ class ClaimLoop:
             self._accept_jobs(await self._store.read_inputs(jobs))
 
     def _accept_jobs(self, jobs: list[ClaimedJob]) -> None:
-        if self._gate.is_open:
+        if self._gate.is_open and not self._is_paused:
             self._add_items(jobs, time.monotonic())
         else:  # suspects run isolated: no other job may run with them
             self._tasks.run(self._release_jobs(jobs))
+
+    @property
+    def _is_paused(self) -> bool:
+        """Whether this worker, or every lane of the model, is paused."""
+        state = self._pauses.state
+        return self._worker_id in state.workers or len(self._paused_lanes) == len(LANES)
+
+    @property
+    def _paused_lanes(self) -> list[Lane]:
+        state = self._pauses.state
+        return state.lanes(self._model.name) if state.queues else []
+
+    @property
+    def _may_not_claim(self) -> bool:
+        return self._name in self._separation.skipped or self._is_paused
 
     def close(self) -> None:
         """Stop claiming; jobs of a claim under way and handed-over jobs are still accepted."""
@@ -102,8 +120,8 @@ class ClaimLoop:
     async def run(self) -> None:
         """Claim while there is room, until closed."""
         while not self._closing:
-            if self._name in self._separation.skipped:
-                await self._leave_to_others()
+            if self._may_not_claim:
+                await self._claim_nothing()
                 continue
             await self._pending.wait_for_room()
             await self._wait_until_needed()
@@ -117,16 +135,17 @@ class ClaimLoop:
             elif claim.suspects and await self._run_suspects():
                 continue
             elif claim.rows < requested and not claim.more and not self._closing:
-                await self._pause(CLAIM_INTERVAL_S if claim.held else self._idle_poll_s)
+                poll_s = min(self._idle_poll_s, PAUSED_LANE_POLL_S) if self._paused_lanes else self._idle_poll_s
+                await self._pause(CLAIM_INTERVAL_S if claim.held else poll_s)
 
-    async def _leave_to_others(self) -> None:
-        """Take no jobs while other workers run this version."""
+    async def _claim_nothing(self) -> None:
+        """Take no jobs while other workers run this version, or its queue or this worker is paused."""
         try:
             await self._store.withdraw_free_slots(self._model.name, self._model.version, self._worker_id)
         except StoreUnavailable:
             await asyncio.sleep(OUTAGE_PAUSE_S)
             return
-        while self._name in self._separation.skipped and not self._closing:
+        while self._may_not_claim and not self._closing:
             self._woken.clear()
             await self._woken.wait()
 
@@ -135,7 +154,7 @@ class ClaimLoop:
         self._woken.clear()
         requested = self._pending.room
         claim_started_at = time.monotonic()
-        if self._closing:
+        if self._closing or self._may_not_claim:
             return ClaimResult([]), 0
         try:
             claim = await self._store.claim(
@@ -145,6 +164,7 @@ class ClaimLoop:
                 requested,
                 isolated=isolated,
                 max_bulk=None if isolated else self._bulk_slot_share.bulk_limit(claim_started_at),
+                paused_lane=next(iter(self._paused_lanes), None),
             )
         except StoreUnavailable as error:
             self._outage.began(error)

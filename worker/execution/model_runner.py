@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from batching.batcher import BatchLimits
 from jobs.metrics.histograms import HistogramBuffer
+from jobs.models.pauses import Pauses
 from jobs.redis_client.task_supervisor import TaskSupervisor
 from jobs.store.job_store import JobStore
 from jobs.store.outputs import OutputWriter
@@ -37,6 +38,7 @@ class WorkerResources(NamedTuple):
     journal: InFlightJournal
     threads: FairThreadPool
     separation: LongRunSeparation
+    pauses: Pauses
     output_writer: OutputWriter
     encoder: asyncio.Lock  # held while a large output is encoded
 
@@ -86,6 +88,7 @@ class ModelRunner:
             gate=resources.gate,
             bulk_slot_share=BulkSlotShare(inline_policy, self.pending.max_pending, resources.store.settings.bulk_share),
             separation=resources.separation,
+            pauses=resources.pauses,
             idle_poll_s=resources.settings.idle_poll_s,
         )
         self.claim_loop.all_pending = pending_items

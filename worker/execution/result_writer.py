@@ -130,3 +130,8 @@ class ResultWriter:
         held_ms = [(now - item.claimed_at) * 1000 for item, _ in completed]
         observe("total", [*map(add, queued_ms, held_ms)])
         observe("batch", [outcome.batch_ms for _, outcome in completed if outcome.batch_size])
+        count_run = self._store.usage.count_run
+        for item, outcome in completed:
+            if size := outcome.batch_size:
+                device_ms = item.joiner.device_ms if item.joiner else outcome.infer_ms / size
+                count_run(item.job.tenant, outcome.chunked_bytes or len(outcome.body), device_ms)

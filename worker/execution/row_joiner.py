@@ -24,6 +24,7 @@ class RowJoiner:
         """Create a joiner. `max_output_bytes`: the model's limit on the JSON of an output, which bounds the memory."""
         self.rows, self.has_ended = rows, False
         self.decode_ms = self.batch_ms = self.infer_ms = 0.0
+        self.device_ms = 0.0  # the rows' shares of the times of their batches
         self.batch_size = 0
         # Arrays and parameters of each row; empty if preprocessing failed.
         self.inputs: Sequence[tuple[dict[str, NDArray[Any]], dict[str, Any]]] | None = None
@@ -73,7 +74,9 @@ class RowJoiner:
             self.batch_ms = max(0.0, started_ms - self.decode_ms - self.infer_ms)
             self.infer_ms += infer_ms
             self.batch_size = max(self.batch_size, batch_size)
-        self._missing.discard(row)
+        if row in self._missing:
+            self.device_ms += infer_ms / batch_size
+            self._missing.discard(row)
         return not self._missing
 
     def _too_large(self) -> Refused:

@@ -49,6 +49,8 @@ class Readiness(ResponseBody):
     """The status of each model."""
     refusing: str | None = None
     """Why new jobs are refused at present."""
+    paused: list[str] | None = None
+    """The paused queues, each as model and lane. A gateway with paused queues is ready."""
     output_bytes: int | None = None
     """Bytes of the large outputs that are kept."""
     warnings: list[DifferenceWarning]

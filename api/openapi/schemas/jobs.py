@@ -203,16 +203,86 @@ class Job(ListedJob):
     example: ClassVar[dict[str, Any]] = _JOB
 
 
+class TenantJob(ListedJob):
+    """A job without its output, in a list whose query names a tenant."""
+
+    tenant: str
+
+
 class JobList(ResponseBody):
     """A page of jobs. It may be short or empty although `next_cursor` is set."""
 
-    jobs: list[ListedJob]
+    jobs: list[TenantJob | ListedJob]
     next_cursor: str | None
     """The cursor of the next page. Null: this is the last one."""
+    scanned: int | None = None
+    """The number of jobs that were looked at, if the query has filters."""
+    scanned_to: datetime | None = None
+    """When the last of them was accepted. Null: there was none."""
 
     example: ClassVar[dict[str, Any]] = {
         "jobs": [{name: value for name, value in _JOB.items() if name != "output"}],
-        "next_cursor": "1769851800000000",
+        "next_cursor": f"1769851800000000-{JOB_ID}",
+        "scanned": 20,
+        "scanned_to": "2026-01-31T09:30:00.000Z",
+    }
+
+
+class PurgedJob(ResponseBody):
+    """The job whose data was erased."""
+
+    purged: str
+
+    example: ClassVar[dict[str, Any]] = {"purged": JOB_ID}
+
+
+class CancelRequest(RequestBody):
+    """A filter of jobs: at least one field besides `tenant`, or `all`."""
+
+    status: str | None = None
+    """`queued`, `running`, or both with a comma. Without it: both."""
+    model: str | None = None
+    version: str | None = None
+    lane: Lane | None = None
+    tenant: str | None = None
+    """Another tenant, or `*` for all; needs a key with the role admin."""
+    since: datetime | None = None
+    """Accepted at this time or later."""
+    until: datetime | None = None
+    """Accepted before this time."""
+    metadata: Annotated[dict[str, str], Field(max_length=MAX_METADATA)] | None = None
+    """Pairs that the metadata of a job must have."""
+    all: bool | None = None
+    """True, in place of a filter: all open jobs."""
+    dry_run: bool | None = None
+    """True: count the jobs, and cancel none."""
+    cursor: str | None = None
+    """`next_cursor` of an earlier response."""
+
+    example: ClassVar[dict[str, Any]] = {"status": "queued", "model": "digits", "metadata": {"order": "17"}}
+
+
+class CanceledJobs(ResponseBody):
+    """The number of jobs that were canceled, and how far the call has looked."""
+
+    canceled: int
+    matched: int
+    """The number of jobs that match. Some may have ended before they were canceled."""
+    dry_run: bool
+    more: bool
+    """True: call again with `next_cursor`."""
+    next_cursor: str | None
+    scanned: int
+    scanned_to: datetime | None
+
+    example: ClassVar[dict[str, Any]] = {
+        "canceled": 14,
+        "matched": 14,
+        "dry_run": False,
+        "more": False,
+        "next_cursor": None,
+        "scanned": 20,
+        "scanned_to": "2026-01-31T09:30:00.000Z",
     }
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 
 from api.openapi.schemas.bodies import RequestBody, ResponseBody
+from jobs.contract.job import Lane
 from jobs.models.rollout_plan import RolloutPlan
 from jobs.models.worker_registry import MODEL_VERSION
 
@@ -57,6 +58,8 @@ class ModelVersion(ResponseBody):
     share: float | None = None
     """Its share of the model's new jobs in percent."""
     waiting: WaitingJobs | None = None
+    paused: list[Lane] | None = None
+    """The lanes of the model that are paused."""
     ceilings: dict[str, int] | None = None
     """The largest batch that fits into memory, by input shapes, where workers met a limit."""
     task: str | None = None
@@ -94,6 +97,7 @@ class ModelVersion(ResponseBody):
         "reason": None,
         "workers": 1,
         "waiting": {"interactive": 0, "bulk": 0, "suspect": 0},
+        "paused": [],
         "role": "stable",
         "share": 100.0,
     }

@@ -4,7 +4,7 @@
 --          claim a suspect group), number of shards, retention (4 arguments), tenant shares (JSON: tenant → {weight,
 --          limit of running rows}; '' stands for all others; an empty argument = equal weights without limits),
 --          max_bulk (at most this many rows of bulk jobs, and no others in their slots; '' = bulk jobs get their share
---          and every slot that stays free)
+--          and every slot that stays free), and of a model with one paused lane: that lane, which gets no slots
 -- returns  {more, suspects, jobs, bulk, held}: more = 1 if the claim was cut short and the next one finds jobs at once;
 --          suspects = 1 if a suspect group waits; bulk = rows of bulk jobs; held = 1 if slots stay free although bulk
 --          jobs wait; per job {id, attempt, head, input, claimed_us} (see `common`), then facts and retries if it has
@@ -20,6 +20,8 @@ local bulk_share, record_version, retention = tonumber(ARGV[6]), tonumber(ARGV[7
 local is_isolated = ARGV[8] == '1'
 local ended, is_cut = 0, false
 local bulk, is_held, max_bulk = 0, false, tonumber(ARGV[15])
+local paused_lane = ARGV[16]
+if paused_lane == 'bulk' then max_bulk = 0 elseif paused_lane then max_bulk = nil end
 shares = ARGV[14] ~= '' and cjson.decode(ARGV[14])
 local timers, lease_ends = {}, now_ms + lease_ms
 local claim_words = ' ' .. worker .. ' ' .. NOW_US .. ' '
@@ -106,11 +108,13 @@ local function claim_from_lanes()
   local for_bulk = math.floor((position + count) / bulk_share) - math.floor(position / bulk_share)
   claim_from_lane(model, version, 'bulk', math.min(count, max_bulk or for_bulk), math.huge)
   local before = claimed_rows
-  claim_from_lane(model, version, 'interactive', count - claimed_rows, math.huge)
+  if paused_lane ~= 'interactive' then
+    claim_from_lane(model, version, 'interactive', count - claimed_rows, math.huge)
+  end
   local interactive = claimed_rows - before
   if not max_bulk then
     claim_from_lane(model, version, 'bulk', count - claimed_rows, math.huge)
-  elseif claimed_rows < count then
+  elseif claimed_rows < count and not paused_lane then
     is_held = redis.call('EXISTS', rotation_key(model, version, 'bulk')) == 1
   end
   bulk = claimed_rows - interactive
@@ -125,8 +129,10 @@ local suspects = redis.call('EXISTS', rotation_key(model, version, 'suspect')) =
 local more = is_cut or (budget <= 0 and claimed_rows < count and ended + parked + skipped > 0)
 call_in_chunks('ZADD', root .. ':timers', timers)
 local slots  -- to announce
-if claimed_rows < count and not more and not is_isolated then
-  slots = math.ceil((count - claimed_rows) / ARGV[9]) + (is_held and BULK_EXCLUDED or 0)
+if paused_lane == 'interactive' then
+  slots = nil  -- a free slot takes interactive jobs: this worker looks for bulk jobs by itself
+elseif claimed_rows < count and not more and not is_isolated then
+  slots = math.ceil((count - claimed_rows) / ARGV[9]) + ((is_held or paused_lane) and BULK_EXCLUDED or 0)
 elseif not is_isolated then
   local waiting = tenants_left.interactive or redis.call('EXISTS', rotation_key(model, version, 'interactive'))
   slots = waiting > 0 and 0 or nil

@@ -6,6 +6,7 @@ local ended_ids = {}  -- ids to remove from the timers
 local event_counts = {}  -- field of `:counts` → increment
 local total_changes = {}  -- model, or '@' and a tenant → {change of the rows of open jobs, change of their bytes}
 local delivery_written = false  -- whether background processes have new work
+local unsuccessful = {}  -- tenant → {created, member, created, member …; key, ttl_ms} of jobs to list
 local ended_lines = {}  -- bulk → lines, each {number, outcome, change of the bulk's bytes, whether it succeeded}
 
 local function count_event(event, model)
@@ -91,6 +92,28 @@ local function store_outcomes(bulk, lines)
   end
 end
 
+-- Add a job that did not succeed to its tenant's list of such jobs, which filters read (jobs/store/job_search.py).
+local MAX_UNSUCCESSFUL = 10000  -- of a tenant on one shard: the newest
+local function list_unsuccessful(id, state, code, head, retention)
+  local route, _, _, created = parse_head(head)
+  if not route or not tonumber(created) then return end
+  local list = unsuccessful[route.tenant]
+  if not list then
+    list = {key = root .. ':unsuccessful:' .. route.tenant, ttl_ms = math.max(retention.ttl_ms, retention.dead_ttl_ms)}
+    unsuccessful[route.tenant] = list
+  end
+  local member = table.concat({id, state, code, route.model, route.version, route.lane}, ' ')
+  list[#list + 1], list[#list + 2] = created, member
+end
+
+local function write_unsuccessful()
+  for _, list in pairs(unsuccessful) do
+    call_in_chunks('ZADD', list.key, list)
+    redis.call('ZREMRANGEBYRANK', list.key, 0, -MAX_UNSUCCESSFUL - 1)
+    redis.call('PEXPIRE', list.key, int_text(list.ttl_ms))
+  end
+end
+
 -- Write what was gathered, and notify each gateway once. Every script that ends or counts jobs calls this last.
 local function commit()
   local totals = root .. ':open_totals'
@@ -105,6 +128,7 @@ local function commit()
     end
   end
   for bulk, lines in pairs(ended_lines) do store_outcomes(bulk, lines) end
+  write_unsuccessful()
   for gateway, entries in pairs(notifications) do
     redis.call('PUBLISH', 'jitney:gateway:' .. gateway, cmsgpack.pack(entries))
   end
@@ -255,6 +279,7 @@ local function end_job(id, state, retention, body, dead, fields, run, chunks)
       chunks and int_text(bytes) or false, chunks or false}
     add_outcome(id, outcome, bytes - (size or 0), is_output, chunks and {id, string.match(claim, '%d+'), chunks})
   end
+  if not is_output and not more.bulk then list_unsuccessful(id, state, code, head, retention) end
   if more.logged then publish_state(id, state, '', true, route.tenant) end
   if webhook then delivery_written = deliver_end(id, state, webhook) and true or delivery_written end
   if claim and watchers ~= '' then

@@ -13,8 +13,7 @@ from jobs.contract.job import Accepted, ClaimedJob, Outcome
 from jobs.contract.lifecycle import State
 from jobs.models import worker_registry
 from jobs.models.worker_registry import WorkerReport
-from jobs.store import codec, dead_letters, listing, maintenance
-from jobs.store import job_store as store_module
+from jobs.store import codec, dead_letters, listing, maintenance, queue_states
 from jobs.store.job_store import JobStore
 from jobs.store.maintenance import recover_dead_worker
 from jobs.store.settings import StoreSettings
@@ -136,7 +135,7 @@ async def test_a_parked_tenant_whose_jobs_are_canceled_is_unparked(bench: StoreB
 async def test_waiting_jobs_of_many_tenants_are_counted_in_parts(
     bench: StoreBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "TENANTS_BATCH", 2)
+    monkeypatch.setattr(queue_states, "TENANTS_BATCH", 2)
     with_settings(bench, tenants='{"t0": {"running": 1}, "t1": {"running": 1}, "t2": {"running": 1}}')
     for nth in range(7):
         await bench.submit(3, tenant=f"t{nth}")

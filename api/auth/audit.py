@@ -1,0 +1,16 @@
+"""Logs what callers change beyond a single job of their own: who, what and how many."""
+
+import logging
+
+from fastapi import Request as HttpRequest
+
+from api.auth.authentication import Caller
+
+log = logging.getLogger("jitney.audit")
+
+
+def log_change(http: HttpRequest, what: str, *args: object) -> None:
+    """Log a change by the sender of a request. `what`: the text, in which `%` puts `args`."""
+    caller: Caller = http.scope["caller"]
+    who = f"key {caller.key_id}" if caller.key_id else "no key"
+    log.info("%s of tenant %s: %s", who, caller.tenant, what % args)
