@@ -12,7 +12,19 @@ from api.asgi.cors import CorsMiddleware
 from api.asgi.fastapi_adapter import operation_id, to_fastapi_response
 from api.asgi.responses import INTERNAL_ERROR, App, error_response
 from api.gateway.gateway import Gateway
-from api.routes import dead_letters, docs, events, job_lists, models, queues, read_tokens, tenants, webhooks, workers
+from api.routes import (
+    dead_letters,
+    docs,
+    events,
+    job_lists,
+    models,
+    ops,
+    queues,
+    read_tokens,
+    tenants,
+    webhooks,
+    workers,
+)
 from api.routes.bulk import batches, files
 from api.routes.hot_jobs import JOBS_PATH, HotRoutes
 from api.routes.jobs import router
@@ -43,6 +55,7 @@ def create_app(gateway: Gateway) -> App:
     app.include_router(queues.router(gateway))
     app.include_router(workers.router(gateway))
     app.include_router(tenants.router(gateway))
+    app.include_router(ops.router(gateway))
     app.include_router(models.router(gateway))
     app.include_router(dead_letters.router(gateway))
     app.include_router(webhooks.router(gateway))

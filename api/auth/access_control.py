@@ -16,12 +16,21 @@ from jobs.tenants.limits import TenantLimits
 
 DOCS_PATH: Final = "/docs"  # the page; it asks for a key to read the OpenAPI document
 DOCS_FILES: Final = ("docs.js", "swagger-ui-bundle.js", "swagger-ui.css")
+OPS_PATH: Final = "/ops"  # the page; what it shows needs the role admin
+OPS_FILES: Final = (
+    *("ops.css", "main.js", "dom.js", "service.js", "metrics.js"),
+    *("overview.js", "batches.js", "jobs.js", "job.js", "dead_letters.js", "webhooks.js", "bulk_jobs.js"),
+)
 PUBLIC_PATHS: Final = frozenset(
-    {"/", "/healthz", "/readyz", DOCS_PATH, *(f"{DOCS_PATH}/{name}" for name in DOCS_FILES)}
+    {
+        *("/", "/healthz", "/readyz"),
+        *(DOCS_PATH, *(f"{DOCS_PATH}/{name}" for name in DOCS_FILES)),
+        *(OPS_PATH, *(f"{OPS_PATH}/{name}" for name in OPS_FILES)),
+    }
 )
 PUBLIC_PREFIX: Final = "/readyz/models/"
 ADMIN_PATHS: Final = frozenset({"/metrics"})
-ADMIN_PREFIXES: Final = ("/v1/queues", "/v1/workers", "/v1/tenants")
+ADMIN_PREFIXES: Final = ("/v1/queues", "/v1/workers", "/v1/tenants", "/v1/ops")
 MODELS_PREFIX: Final = "/v1/models/"  # any key may read here, but only an admin may change anything
 
 
