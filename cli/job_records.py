@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 
@@ -39,9 +38,12 @@ def _parse_id(text: str) -> str:
     return text
 
 
-def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser("jitney jobs", description="Look at jobs in the queue.", epilog=WHICH_QUEUE)
-    verbs = parser.add_subparsers(dest="what", required=True, metavar="inspect")
-    inspect = verbs.add_parser("inspect", help="print a job's record as it lies in Redis", epilog=WHICH_QUEUE)
+def add_inspect(parsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand to those of `jitney jobs`."""
+    inspect = parsers.add_parser("inspect", help="print a job's record as it lies in Redis", epilog=WHICH_QUEUE)
     inspect.add_argument("id", type=_parse_id, help="the id of the job")
-    return run_on_queue("jitney jobs", partial(run, parser.parse_args(argv)))
+
+
+def run_inspect(args: argparse.Namespace) -> int:
+    """Run the subcommand and return its exit code."""
+    return run_on_queue("jitney jobs", partial(run, args))

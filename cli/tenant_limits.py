@@ -1,4 +1,4 @@
-"""`jitney tenants list|set|unset`: manages the limits of single tenants, which are stored in Redis."""
+"""`jitney tenants list|set|unset|usage`: manages the limits of tenants in Redis; shows usage through a gateway."""
 
 import argparse
 import sys
@@ -6,6 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
+from cli.control.verbs import add_limit, read_pages
+from cli.gateway_calls import (
+    GatewayClient,
+    add_json,
+    add_url,
+    describe_environment,
+    print_json,
+    print_table,
+    run_on_gateway,
+    segment,
+)
 from cli.queue_command import WHICH_QUEUE, parse_tenant, run_on_queue
 from jobs.config import settings_agreement
 from jobs.redis_client import keys
@@ -88,6 +99,19 @@ def _current_usage(loads: Sequence[Mapping[bytes, bytes]], tenant: str, name: st
     return str(sum(counts)) if counts else "-"
 
 
+def _show_usage(args: argparse.Namespace, gateway: GatewayClient) -> int:
+    if args.tenant:
+        tenants = [gateway.call("GET", f"/v1/tenants/{segment(args.tenant)}")]
+    else:
+        tenants = list(read_pages(gateway, "/v1/tenants", {}, "tenants", args.limit))
+    if args.json:
+        print_json(tenants)
+        return 0
+    columns = ["jobs", "rows", "input_bytes", "jobs_run", "output_bytes", "device_seconds"]
+    print_table(["tenant", *columns], [[one["tenant"], *(one["usage"][name] for name in columns)] for one in tenants])
+    return 0
+
+
 def _limit_parser(low: int, high: int) -> Callable[[str], int | None]:
     def read(text: str) -> int | None:
         if text == "default":
@@ -104,7 +128,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         "jitney tenants", description="Manage limits of single tenants.", epilog=WHICH_QUEUE
     )
-    verbs = parser.add_subparsers(dest="what", required=True, metavar="list|set|unset")
+    verbs = parser.add_subparsers(dest="what", required=True, metavar="list|set|unset|usage")
     verbs.add_parser("list", help="list the tenants that have own limits, with their current usage")
     change = verbs.add_parser("set", help="set some limits of a tenant and keep the others", epilog=WHICH_QUEUE)
     change.add_argument("tenant", type=parse_tenant, help="the tenant name in its API keys")
@@ -114,7 +138,19 @@ def main(argv: Sequence[str]) -> int:
         change.add_argument(f"--{name}", help=f"{meaning}; `default` restores the setting JITNEY_TENANT_*", **options)  # type: ignore[arg-type]
     forget = verbs.add_parser("unset", help="restore the default limits of a tenant")
     forget.add_argument("tenant", type=parse_tenant, help="the tenant name, as `list` shows it")
+    usage = verbs.add_parser(
+        "usage",
+        help="show what tenants have used since the queue was created",
+        epilog=describe_environment("all tenants need"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    usage.add_argument("tenant", nargs="?", help="only this tenant (all)")
+    add_limit(usage)
+    add_json(usage)
+    add_url(usage)
     args = parser.parse_args(argv)
+    if args.what == "usage":
+        return run_on_gateway("jitney tenants", args.url, partial(_show_usage, args))
     if args.what == "set" and not any(name in args for name in _LIMIT_HELP):
         change.error("give at least one limit, such as --jobs 1000")
     return run_on_queue("jitney tenants", partial(run, args))

@@ -1,15 +1,72 @@
-"""Runs the lists of a gateway one at a time, with pauses, so that lists in a loop hardly slow submits.
+"""Runs the lists of a gateway one at a time, within a small share of its CPU time, so that they hardly slow submits.
 
-A list waits for the one before it, and then as long as that took. Under load a list takes longer, and so do the pauses.
+The CPU time of each list is measured. The next one waits until the share is kept, but never longer than MAX_WAIT_S.
+Lists that come now and then do not wait at all.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Final
+import time
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Final, Generic, TypeVar
 
-PAUSE_FACTOR: Final = 1.0  # pause after a list, in multiples of the time that it took
-MAX_PAUSE_S: Final = 0.1
+T = TypeVar("T")
+
+SHARE: Final = 0.04  # of the time of the event loop
+REQUEST_S: Final = 0.002  # CPU time of a request besides its list
+MAX_WAIT_S: Final = 0.15
+BURST_S: Final = 0.15  # of unused time that is kept for lists that come together
+IDLE_S: Final = 1.0  # after which a list may use more CPU time
+IDLE_BUDGET_S: Final = 0.04
+BUDGET_S: Final = 0.004  # CPU time after which the page of a list ends early
+PAGE_S: Final = 0.05  # the same in real time
+
+
+class Turn:
+    """A list that runs: the CPU time that it has used, and whether its page should end."""
+
+    def __init__(self, budget_s: float) -> None:
+        self._budget_s, self._ends_at = budget_s, time.monotonic() + PAGE_S
+        self.cpu_s = 0.0
+        self._resumed_at: float | None = None  # CPU time of the thread
+
+    def is_over(self) -> bool:
+        used_s = self.cpu_s + (0.0 if self._resumed_at is None else time.thread_time() - self._resumed_at)
+        return used_s > self._budget_s or time.monotonic() > self._ends_at
+
+    def resume(self) -> None:
+        self._resumed_at = time.thread_time()
+
+    def suspend(self) -> None:
+        if self._resumed_at is not None:
+            self.cpu_s += time.thread_time() - self._resumed_at
+        self._resumed_at = None
+
+
+class _Metered(Generic[T]):
+    """Awaits a coroutine, and measures the CPU time of its steps."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], turn: Turn) -> None:
+        self._coroutine, self._turn = coroutine, turn
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        coroutine, turn = self._coroutine, self._turn
+        step: Callable[[], Any] = lambda: coroutine.send(None)  # noqa: E731 (replaced for each step)
+        while True:
+            turn.resume()
+            try:
+                awaited = step()
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            finally:
+                turn.suspend()
+            try:
+                value = yield awaited
+            except BaseException as error:  # noqa: BLE001 (a cancellation, which the coroutine handles)
+                raised = error
+                step = lambda: coroutine.throw(raised)  # noqa: E731,B023 (called before the next round)
+            else:
+                step = lambda: coroutine.send(value)  # noqa: E731,B023 (the same)
 
 
 class ListPacer:
@@ -17,18 +74,18 @@ class ListPacer:
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
-        self._free_at = 0.0  # on the clock of the event loop
+        self._free_at = 0.0  # when the share is kept again, on the clock of the event loop
 
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Wait for a turn, and hold it for the block."""
+    async def run(self, read: Callable[[Turn], Coroutine[Any, Any, T]]) -> T:
+        """Wait for a turn, and return the result of a list."""
         clock = asyncio.get_running_loop().time
         async with self._lock:
-            if (pause_s := self._free_at - clock()) > 0:
-                await asyncio.sleep(pause_s)
+            if (wait_s := self._free_at - clock()) > 0:
+                await asyncio.sleep(wait_s)
             began = clock()
+            turn = Turn(IDLE_BUDGET_S if began - self._free_at > IDLE_S else BUDGET_S)
             try:
-                yield
+                return await _Metered(read(turn), turn)
             finally:
-                ended = clock()
-                self._free_at = ended + min(MAX_PAUSE_S, PAUSE_FACTOR * (ended - began))
+                due = max(self._free_at, began - BURST_S) + (turn.cpu_s + REQUEST_S) / SHARE
+                self._free_at = min(due, clock() + MAX_WAIT_S)

@@ -11,6 +11,7 @@ from api.asgi.fastapi_adapter import json_response, receive_body
 from api.asgi.request import Request
 from api.auth.audit import log_change
 from api.gateway.gateway import Gateway
+from api.gateway.list_pacer import Turn
 from api.routes.job_filters import (
     Code,
     LaneName,
@@ -68,17 +69,21 @@ def router(gateway: Gateway) -> APIRouter:
         del status, model, version, lane, tenant, code, since, until  # `read_query_fields` reads them
         fields, metadata = read_query_fields(http, "limit", "cursor")
         query, after = read_filter(http, fields, metadata), read_job_cursor(cursor)
-        async with gateway.lists.turn():
+
+        async def read(turn: Turn) -> Response:
             if not fields and not metadata:
                 before_us = after.time if after else FAR_FUTURE_US
                 jobs, next_us = await gateway.store.newest(query.tenant or "", before_us, limit)
                 views = [listed_view(job) for job in jobs]
                 return json_response({"jobs": views, "next_cursor": str(next_us) if next_us else None})
-            page = await search_jobs(gateway.store, query, await read_scope(gateway, query), after, limit)
+            scope = await read_scope(gateway, query)
+            page = await search_jobs(gateway.store, query, scope, after, limit, is_over=turn.is_over)
             views = [listed_view(job) for job in page.jobs]
             if "tenant" in fields:
                 views = [{**view, "tenant": job.tenant} for view, job in zip(views, page.jobs, strict=True)]
             return json_response({"jobs": views, **_progress_view(page)})
+
+        return await gateway.lists.run(read)
 
     @routes.post("/v1/jobs/cancel", summary="Cancel the queued and running jobs that match a filter")
     async def cancel_jobs(http: HttpRequest) -> Response:
@@ -137,11 +142,17 @@ async def _cancel_matching(
     state: Any = next(iter(query.states)).value if len(query.states) == 1 else None
     ends_at, matched, canceled, scanned = time.monotonic() + MAX_CANCEL_S, 0, 0, 0
     while True:
-        async with gateway.lists.turn():
-            page = await search_jobs(store, query, scope, after, min(CANCEL_PAGE, MAX_CANCELED - matched))
-            ids = [job.id for job in page.jobs]
-            if ids and not is_dry_run:
-                canceled += (await store.cancel_many(ids, query.tenant, state)).count("canceled")
+        page = await search_jobs(
+            store,
+            query,
+            scope,
+            after,
+            min(CANCEL_PAGE, MAX_CANCELED - matched),
+            is_over=lambda: time.monotonic() > ends_at,
+        )
+        ids = [job.id for job in page.jobs]
+        if ids and not is_dry_run:
+            canceled += (await store.cancel_many(ids, query.tenant, state)).count("canceled")
         matched, scanned, after = matched + len(ids), scanned + page.scanned, page.after
         if after is None or matched >= MAX_CANCELED or scanned >= MAX_SCANNED or time.monotonic() > ends_at:
             progress = _progress_view(page._replace(scanned=scanned))

@@ -46,7 +46,7 @@ def router(gateway: Gateway) -> APIRouter:
         """
         Request(http.scope).query()
         await gateway.refresh_models()
-        return json_response(await describe_queues(gateway))
+        return json_response(await gateway.lists.run(lambda _: describe_queues(gateway)))
 
     @routes.post("/{model}/pause", summary="Pause the queue of a model, or one lane of it")
     async def pause_queue(http: HttpRequest, model: str) -> Response:

@@ -1,22 +1,17 @@
 """`jitney models list|load|unload|share|promote|rollback|follow`: parses the options and calls a gateway."""
 
 import argparse
-import http.client
-import json
-import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
-from urllib.parse import quote, urlsplit
 
-TIMEOUT_S: Final = 30.0
-EX_UNAVAILABLE: Final = 69
-EX_CONFIG: Final = 78
-
-ENVIRONMENT: Final = """environment:
-  JITNEY_URL      URL of the gateway (http://127.0.0.1:8000)
-  JITNEY_API_KEY  API key, if the gateway needs one; changes need a key with the role admin"""
-DEFAULT_URL: Final = "http://127.0.0.1:8000"
+from cli.gateway_calls import (
+    GatewayClient,
+    add_url,
+    describe_environment,
+    print_json,
+    run_on_gateway,
+    segment,
+)
 
 
 class AdminVerb(NamedTuple):
@@ -69,14 +64,6 @@ _VERBS: Final = {
 }
 
 
-class GatewayCallError(Exception):
-    """The call failed; `code` is the exit code, the message is for the operator."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
-
-
 def main(argv: Sequence[str]) -> int:
     """Run the verb in argv[0] and return its exit code."""
     name, verb = argv[0], _VERBS[argv[0]]
@@ -84,19 +71,21 @@ def main(argv: Sequence[str]) -> int:
     for argument, options in verb.arguments.items():
         parser.add_argument(argument, **options)
     args = parser.parse_args(argv[1:])
-    path = f"/v1/models/{quote(args.model, safe='')}" if args.model else "/v1/models"
+    path = f"/v1/models/{segment(args.model)}" if args.model else "/v1/models"
     body = {
         field: value for field in verb.arguments if field != "model" and (value := vars(args).get(field)) is not None
     }
-    try:
-        response = _call_gateway(args.url, path) if name == "list" else _call_gateway(args.url, f"{path}/{name}", body)
-    except GatewayCallError as error:
-        print(f"jitney models: {error}", file=sys.stderr)
-        return error.code
-    as_json = name == "list" and args.json
-    versions = response["models"] if path == "/v1/models" else response["versions"]
-    print(json.dumps(response, indent=1) if as_json else _format_versions(versions))
-    return 0
+
+    def call(gateway: GatewayClient) -> int:
+        response = gateway.call("GET", path) if name == "list" else gateway.call("POST", f"{path}/{name}", body)
+        versions = response["models"] if path == "/v1/models" else response["versions"]
+        if name == "list" and args.json:
+            print_json(response)
+        else:
+            print(_format_versions(versions))
+        return 0
+
+    return run_on_gateway("jitney models", args.url, call)
 
 
 def _build_parser(verb: str, description: str) -> argparse.ArgumentParser:
@@ -104,42 +93,11 @@ def _build_parser(verb: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"jitney models {verb}",
         description=f"{description}.",
-        epilog=ENVIRONMENT,
+        epilog=describe_environment("changes need"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    url = os.environ.get("JITNEY_URL")
-    parser.add_argument("--url", default=url, help=f"URL of the gateway ({url or DEFAULT_URL})")
+    add_url(parser)
     return parser
-
-
-def _call_gateway(url: str | None, path: str, body: Mapping[str, object] | None = None) -> Any:
-    """GET a path, or POST a body, and return the JSON of the response. Raises GatewayCallError."""
-    if not url:
-        url = DEFAULT_URL
-        print(f"jitney models: using the gateway at {url}; --url or JITNEY_URL sets another", file=sys.stderr)
-    key = os.environ.get("JITNEY_API_KEY")
-    connection_types = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
-    try:
-        parts = urlsplit(url)
-        is_valid = parts.scheme in connection_types and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_valid = False
-    if not is_valid:
-        raise GatewayCallError(f"{url} is not a gateway URL; an example is http://127.0.0.1:8000", EX_CONFIG)
-    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
-    text = None if body is None else json.dumps(body)
-    try:
-        connection = connection_types[parts.scheme](str(parts.hostname), parts.port, timeout=TIMEOUT_S)
-        connection.request("GET" if text is None else "POST", parts.path.rstrip("/") + path, text, headers)
-        response = connection.getresponse()
-        content = json.loads(response.read())
-        connection.close()
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise GatewayCallError(f"cannot reach the gateway at {url}: {error}", EX_UNAVAILABLE) from error
-    if response.status >= 400:
-        allowed = f" (allowed: {', '.join(content['allowed'])})" if content.get("allowed") else ""
-        raise GatewayCallError(content.get("detail", content) + allowed, 1)
-    return content
 
 
 def _format_versions(versions: list[dict[str, Any]]) -> str:

@@ -6,7 +6,7 @@ that did not succeed from the one list that their end writes, and all others fro
 """
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import inf
 from typing import Final, NamedTuple
 
@@ -28,7 +28,6 @@ TIMERS_BATCH: Final = 100  # timers per script
 MAX_RETRIES: Final = 1000  # jobs waiting for a retry that one page looks at, the first to run
 MAX_PARKED: Final = 1000  # tenants at their limit of running jobs whose queues one page looks at
 MIN_READ: Final = 20  # records per read
-PAGE_S: Final = 0.1  # after which a page ends early
 UNSUCCESSFUL: Final = frozenset({State.FAILED, State.CANCELED, State.EXPIRED})
 OPEN: Final = frozenset({State.QUEUED, State.RUNNING})
 
@@ -102,11 +101,20 @@ class JobPage(NamedTuple):
 
 
 async def search_jobs(
-    store: JobStore, query: JobFilter, scope: SearchScope, after: Position | None, limit: int, *, max_s: float = PAGE_S
+    store: JobStore,
+    query: JobFilter,
+    scope: SearchScope,
+    after: Position | None,
+    limit: int,
+    *,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> JobPage:
-    """Return a page of at most `limit` matching jobs behind `after`. Lines of batches are left out."""
+    """Return a page of at most `limit` matching jobs behind `after`. Lines of batches are left out.
+
+    `is_over` is asked after each read of records: the page ends early if it returns True.
+    """
     lists = await _open_lists(store, query, scope, after)
-    ends_at, jobs, seen = time.monotonic() + max_s, list[Job](), set[str]()
+    jobs, seen = list[Job](), set[str]()
     size_bytes = scanned = read = 0
     count = min(READ_BATCH, max(limit, MIN_READ))
     while read < MAX_SCANNED and scanned < MAX_WORDS_SCANNED:
@@ -124,7 +132,7 @@ async def search_jobs(
                 return JobPage(jobs, after, scanned, after.time)
         if len(found) < count:
             return JobPage(jobs, None, scanned, after.time if after and scanned else None)
-        if time.monotonic() > ends_at:
+        if is_over():
             break
         count = min(READ_BATCH, 2 * count)
     return JobPage(jobs, after, scanned, after.time if after else None)

@@ -55,6 +55,7 @@ class MergedLists:
             each.score = start
         self._pool: list[Listed] = []  # read, but not taken; newest first
         self._add([Listed(position, "", "") for position in others])
+        self._pool.sort(reverse=True)
 
     async def take(self, count: int) -> list[Listed]:
         """Return the next members, at most `count`; fewer at the end."""
@@ -79,7 +80,7 @@ class MergedLists:
         return [listed for listed in self._pool[:count] if listed.position >= bound]
 
     async def _read(self, lists: Sequence[_List], count: int) -> None:
-        size = max(2, min(MAX_READ, 2 * count // len(lists) + 1))
+        size = max(1, min(MAX_READ, 2 * count // len(lists)))
         per_slice, low = max(1, min(SLICE_LISTS, SLICE_MEMBERS // size)), _text(self._span[0])
         for first in range(0, len(lists), per_slice):
             part = lists[first : first + per_slice]
@@ -110,7 +111,6 @@ class MergedLists:
             for listed in found
             if (after is None or listed.position < after) and low <= listed.position.time <= high
         ]
-        self._pool.sort(reverse=True)
 
 
 def _text(score: float) -> str:

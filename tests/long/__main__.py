@@ -62,6 +62,11 @@ RUNS: Final = {
     "lengths": LongRun(
         "texts that are padded to run together, beside batches of one length", "2 min", "benchmarks.lengths"
     ),
+    "lists": LongRun(
+        "lists by filter over 300,000 waiting jobs: their latency, and what they cost submits",
+        "6 min",
+        "benchmarks.lists",
+    ),
     "memory": LongRun("memory of all parts over a million jobs", "10 min", "benchmarks.memory"),
     "outputs": LongRun("a fast model beside 100 outputs of 5 MB and 8 of 60 MB", "5 min", "benchmarks.outputs"),
     "waiting": LongRun("what a million bulk jobs cost interactive ones", "10 min", "benchmarks.waiting"),

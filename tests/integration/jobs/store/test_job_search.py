@@ -31,7 +31,7 @@ async def all_pages(
     """Read all pages of a list; return the ids, and the pages."""
     pages, after = [], None
     while True:
-        pages.append(await search_jobs(store, query, scope, after, limit, max_s=60))
+        pages.append(await search_jobs(store, query, scope, after, limit))
         after = pages[-1].after
         if after is None:
             return [job.id for page in pages for job in page.jobs], pages
@@ -90,11 +90,11 @@ async def mixed_jobs(bench: StoreBench) -> list[int]:
             await bench.store.cancel_many([accepted[dice.randrange(len(accepted))].id], None)
     line = bench.job(model="m", tenant="acme", lane="bulk", bulk="c")
     await bench.take(line)
-    for job in dice.sample(accepted, 12):
-        if await bench.state(job.id) == "queued":
-            bench.pass_deadline(job.id)
+    for each in dice.sample(accepted, 12):
+        if await bench.state(each.id) == "queued":
+            bench.pass_deadline(each.id)
     await bench.sweep()
-    return [job.created_us for job in accepted]
+    return [each.created_us for each in accepted]
 
 
 FILTERS: list[dict[str, Any]] = [
@@ -123,9 +123,9 @@ async def test_each_filter_finds_what_a_read_of_all_records_finds(bench: StoreBe
     times = await mixed_jobs(bench)
     middle = sorted(times)[len(times) // 2]
     for fields in FILTERS:
-        for span in ({}, {"since_us": middle}, {"until_us": middle}):
+        for since_us, until_us in ((None, None), (middle, None), (None, middle)):
             for tenant in (None, "acme"):
-                query = JobFilter(tenant, **fields, **span)
+                query = JobFilter(tenant, **fields, since_us=since_us, until_us=until_us)
                 found, _ = await all_pages(bench.store, query)
                 assert found == brute_force(bench, query), query
 
@@ -179,7 +179,7 @@ async def test_a_page_reads_a_bounded_number_of_records_and_says_how_far_it_look
 
 async def test_a_page_ends_early_when_its_time_is_over(bench: StoreBench) -> None:
     await bench.submit(150)
-    page = await search_jobs(bench.store, JobFilter("default", model="n"), SCOPE, None, 5, max_s=0)
+    page = await search_jobs(bench.store, JobFilter("default", model="n"), SCOPE, None, 5, is_over=lambda: True)
     assert (page.jobs, 0 < page.scanned < 150, page.after is not None) == ([], True, True)
 
 

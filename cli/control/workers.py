@@ -1,0 +1,59 @@
+"""`jitney workers list|pause|resume`: shows live workers, stops and resumes the claims of one."""
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from cli.control.verbs import Subcommand, build_parser, pick, run_verb
+from cli.gateway_calls import GatewayClient, add_json, print_json, print_table, segment
+
+PATH: Final = "/v1/workers"
+
+
+def _list(gateway: GatewayClient, args: argparse.Namespace) -> int:
+    answer = gateway.call("GET", PATH)
+    if args.json:
+        print_json(answer)
+    else:
+        _print_workers(answer["workers"])
+    return 0
+
+
+def _print_workers(workers: Iterable[Mapping[str, Any]]) -> None:
+    rows = []
+    for worker in workers:
+        memory, models = worker["memory_bytes"], worker["models"]
+        served = ", ".join(f"{model['name']} {model['version']} ({model['device']})" for model in models)
+        names = ("id", "host", "pid", "status", "heartbeat_age_seconds")
+        running = sum(model["running"] for model in models)
+        rows.append([*pick(worker, *names), memory and memory >> 20, running, served])
+    print_table(["id", "host", "pid", "status", "heartbeat (s)", "MiB", "running", "models"], rows)
+
+
+def _add_id(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("id", help="the id of the worker, as `list` shows it")
+
+
+def _change(verb: str, gateway: GatewayClient, args: argparse.Namespace) -> int:
+    _print_workers([gateway.call("POST", f"{PATH}/{segment(args.id)}/{verb}")])
+    return 0
+
+
+def _pause(gateway: GatewayClient, args: argparse.Namespace) -> int:
+    return _change("pause", gateway, args)
+
+
+def _resume(gateway: GatewayClient, args: argparse.Namespace) -> int:
+    return _change("resume", gateway, args)
+
+
+SUBCOMMANDS: Final = {
+    "list": Subcommand("list live workers with their models and devices", _list, add_json),
+    "pause": Subcommand("have a worker finish what it has and claim nothing more", _pause, _add_id),
+    "resume": Subcommand("have a paused worker claim jobs again", _resume, _add_id),
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    parser, _ = build_parser("workers", "Look at workers, pause and resume them.", SUBCOMMANDS, "all of this needs")
+    return run_verb("workers", SUBCOMMANDS, parser.parse_args(argv))
