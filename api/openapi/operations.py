@@ -15,7 +15,7 @@ _LINES: Final = Annotated[str, Field(examples=['{"custom_id": "1", "response": {
 _JOB_LINES: Final = Annotated[str, Field(examples=['{"input": {"text": "one"}}\n{"input": {"text": "two"}}\n'])]
 _EVENTS: Final = Annotated[str, Field(examples=['id: 1\nevent: queued\ndata: {"id":"00…","status":"queued"}\n\n'])]
 _SNAPSHOTS: Final = Annotated[
-    str, Field(examples=['event: snapshot\ndata: {"at":"2026-01-31T09:30:00.000Z","queues":[]}\n\n'])
+    str, Field(examples=['event: snapshot\ndata: {"queues":[],"models":[],"workers":[]}\n\n'])
 ]
 _METRICS: Final = Annotated[str, Field(examples=["# TYPE jitney_workers gauge\njitney_workers 1.0\n"])]
 _OUTPUT: Final = Annotated[dict[str, Any], Field(examples=[jobs.Job.example["output"]])]

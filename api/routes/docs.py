@@ -27,7 +27,10 @@ _DOCS_POLICY: Final = (
     f"{_NOTHING_ELSE}; connect-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; script-src 'self'"
 )
 # Inputs of dead letters are shown from memory: images and audio as blobs.
-_OPS_POLICY: Final = f"{_NOTHING_ELSE}; connect-src 'self'; img-src 'self' blob: data:; media-src blob:; style-src 'self'; script-src 'self'"
+_OPS_POLICY: Final = (
+    f"{_NOTHING_ELSE}; connect-src 'self'; img-src 'self' blob: data:; media-src blob:; "
+    "style-src 'self'; script-src 'self'"
+)
 
 
 def router(app: FastAPI) -> APIRouter:

@@ -1,6 +1,6 @@
 """Route of the operations page: snapshots of the whole queue, by server-sent events (admins only)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -16,6 +16,7 @@ from api.routes.health import describe_queue
 from api.routes.queues import describe_queues
 from api.routes.workers import describe_workers
 from jobs.contract.job_view import format_timestamp
+from jobs.tenants import usage
 
 PATH: Final = "/v1/ops/events"
 # Events of the store's counts, `<event>:<model>`, and those by outcome or error code, `<event>:<model>:<label>`.
@@ -44,22 +45,30 @@ def router(gateway: Gateway) -> APIRouter:
 
 async def read_snapshot(gateway: Gateway) -> bytes:
     """Return the JSON of a snapshot of the whole queue; raises StoreUnavailable."""
-    async with gateway.lists.turn():
-        await gateway.refresh_models()
-        now_ms = await gateway.store.connection.now_ms()
-        refusal = gateway.watermark.refusal("interactive")
-        snapshot = {
-            "at": format_timestamp(1000 * now_ms),
-            "gateway": gateway.id,
-            **await describe_queues(gateway),
-            "workers": await describe_workers(gateway),
-            "totals": describe_totals(await gateway.store.counts()),
-            "refusing": refusal.message if refusal else None,
-            "warnings": config_differences.warnings(gateway),
-            "redis": describe_queue(gateway)["queue"],
-            "failed_models": gateway.catalog.cluster.failures(),
-        }
+    await gateway.refresh_models()
+    now_ms = await gateway.store.connection.now_ms()
+    queues = await gateway.lists.run(lambda _: describe_queues(gateway))
+    await _add_accepted(gateway, queues["queues"])
+    refusal = gateway.watermark.refusal("interactive")
+    snapshot = {
+        "at": format_timestamp(1000 * now_ms),
+        "gateway": gateway.id,
+        **queues,
+        "workers": await describe_workers(gateway),
+        "totals": describe_totals(await gateway.store.counts()),
+        "refusing": refusal.message if refusal else None,
+        "warnings": config_differences.warnings(gateway),
+        "redis": describe_queue(gateway)["queue"],
+        "failed_models": gateway.catalog.cluster.failures(),
+    }
     return orjson.dumps(snapshot)
+
+
+async def _add_accepted(gateway: Gateway, queues: Sequence[dict[str, Any]]) -> None:
+    """Add to the views of queues how many jobs each has accepted so far."""
+    names = [(queue["model"], queue["version"], queue["lane"]) for queue in queues]
+    for queue, accepted in zip(queues, await usage.read_accepted(gateway.store.connection, names), strict=True):
+        queue["accepted"] = accepted
 
 
 def describe_totals(counts: Mapping[str, int]) -> list[dict[str, Any]]:
