@@ -1,14 +1,15 @@
 // Reads Prometheus' text format, keeps a few minutes of samples, and computes differences and quantiles.
 import { send } from "./service.js";
 
-const SAMPLE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$/, LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
+const TYPE = /^# TYPE (\S+) /, SAMPLE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$/, LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
 const WINDOW_MS = 300_000, UNESCAPED = { n: "\n" };
 
-/** name → samples, each with `labels` and `value`. Names that a service does not have are absent. */
+/** name → samples, each with `labels` and `value`. A metric without samples yet has none; one that the service does not have is absent. */
 export function parseMetrics(text) {
   const found = new Map();
   for (const line of text.split("\n")) {
-    const match = line.startsWith("#") ? null : SAMPLE.exec(line);
+    const type = TYPE.exec(line), match = type ? null : SAMPLE.exec(line);
+    if (type) found.set(type[1], []);
     if (!match) continue;
     const labels = {};
     for (const [, name, value] of (match[2] ?? "").matchAll(LABEL)) labels[name] = value.replace(/\\(.)/g, (_, sign) => UNESCAPED[sign] ?? sign);

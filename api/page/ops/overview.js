@@ -96,11 +96,18 @@ export class Overview {
       { name: "Memory", number: true, text: ({ memory }) => bytes(memory) },
       { name: "Longest delay", number: true, text: ({ delay }) => delay === null ? "–" : `${(1000 * delay).toFixed(0)} ms` },
     ]);
+    this.gpus = new Table("GPUs", [
+      { name: "GPU", text: ({ host, gpu }) => `${host}, number ${gpu}` },
+      { name: "Memory used", number: true, text: ({ used, all }) => `${bytes(used)} of ${bytes(all)}` },
+      { name: "Busy", number: true, text: ({ busy }) => percent(busy) },
+    ]);
+    this.gpuCard = card("GPUs", this.gpus.node);
+    this.gpuCard.hidden = true;
     this.processCard = card("Processes", this.processes.node);
     this.refusalCard = card("Refusals", this.refusals.node);
     this.node = el("section", { aria: { label: "Overview" } }, this.alerts, el("div", { className: "card" }, this.tiles.node), card("Queues", this.queues.node),
       card("Workers", this.workers.node), card("Batches", this.batches.node), card("Jobs by model", this.models.node),
-      el("div", { className: "pair" }, card("Failures", this.failures.node), this.refusalCard), this.processCard);
+      el("div", { className: "pair" }, card("Failures", this.failures.node), this.refusalCard), this.gpuCard, this.processCard);
   }
 
   /** Takes a new snapshot; drawn when the overview is shown. */
@@ -120,7 +127,7 @@ export class Overview {
       "waiting": count(sum(queues, ({ waiting }) => waiting)), "running": count(sum(queues, ({ running }) => running)),
       "oldest waits": oldest ? age(oldest) : "–", "in per s": rate(this.rates.all("in", names)), "out per s": rate(this.rates.all("out", names)),
       "workers": [count(workers.length), workers.length ? "" : "wrong"],
-      "failed": count(sum(totals, ({ finished }) => finished.failed ?? 0)), "dead letters": metrics.has("jitney_dead_letters") ? count(metrics.total("jitney_dead_letters")) : "–",
+      "failed": count(sum(totals, ({ finished }) => finished.failed ?? 0)), "webhooks waiting": metricTile("jitney_webhooks_waiting"), "bulk jobs open": metricTile("jitney_bulks_open"), "dead letters": metricTile("jitney_dead_letters"),
       "Redis memory": metrics.has("jitney_server_memory_used_bytes") ? `${bytes(metrics.total("jitney_server_memory_used_bytes"))} (${percent(metrics.total("jitney_server_memory_used_bytes") / metrics.total("jitney_server_memory_limit_bytes"))})` : "–",
     });
     const shown = queues.filter(({ lane, waiting, running }) => lane !== "suspect" || waiting || running);
@@ -143,12 +150,16 @@ export class Overview {
   /** Draws what /metrics has. */
   renderMetrics() {
     this.batches.render(this.snapshot?.models.map(({ model }) => model) ?? []);
-    this.refusalCard.hidden = !metrics.has("jitney_refusals_total") && !metrics.latest().size;
+    this.refusalCard.hidden = !metrics.has("jitney_refusals_total");
     const refused = metrics.samples("jitney_refusals_total").map(({ labels, value }) =>
       ({ key: labels.code, code: labels.code, number: value, recent: metrics.growth("jitney_refusals_total", { code: labels.code }) }));
     this.refusals.update(refused.sort((a, b) => b.number - a.number));
     const parts = [...new Set(metrics.samples("jitney_memory_bytes").map(({ labels }) => labels.part))];
     this.processCard.hidden = parts.length === 0;
+    const gpus = metrics.samples("jitney_gpu_memory_bytes");
+    this.gpuCard.hidden = gpus.length === 0;
+    this.gpus.update(gpus.map(({ labels, value }) => ({ key: `${labels.host} ${labels.gpu}`, ...labels, all: value,
+      used: metrics.total("jitney_gpu_memory_used_bytes", labels), busy: metrics.total("jitney_gpu_busy_ratio", labels) })));
     this.processes.update(parts.map((part) => {
       const of = metrics.samples("jitney_processes").filter(({ labels }) => labels.part === part);
       return { key: part, part, number: of.reduce((all, { value }) => all + value, 0), releases: of.map(({ labels }) => labels.version).join(", "),
@@ -170,6 +181,8 @@ export class Overview {
     this.alerts.hidden = texts.length === 0;
   }
 }
+
+const metricTile = (name) => metrics.has(name) ? count(metrics.total(name)) : "–";
 
 export const card = (title, ...children) => el("div", { className: "card" }, el("div", { className: "row" }, el("h2", {}, title)), ...children);
 

@@ -50,28 +50,48 @@ export async function ofTenants(tenant, known, ask) {
   return lists.flat();
 }
 
-/** Reads server-sent events for ever; calls `onData(text)` for each, and `onState(isOpen, reason)` when the connection comes and goes. */
+/** Resolves once the page is seen. */
+const seen = () => new Promise((done) => {
+  const look = () => { if (document.hidden) return; document.removeEventListener("visibilitychange", look); done(); };
+  document.addEventListener("visibilitychange", look);
+  look();
+});
+
+/**
+ * Reads server-sent events while the page is seen; calls `onData(text)` for each, and `onState(isOpen, reason)` when the connection comes and goes.
+ * A page in the background holds no connection: browsers open only six to a host, for all its pages.
+ */
 export async function follow(path, onData, onState) {
   for (;;) {
+    await seen();
+    const leaving = new AbortController(), leave = (event) => { if (document.hidden || event.type === "pagehide") leaving.abort(); };
+    document.addEventListener("visibilitychange", leave);
+    addEventListener("pagehide", leave);
     try {
-      const response = await send(path, { headers: { Accept: "text/event-stream" } });
-      onState(true, "");
-      const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-      let text = "";
-      for (;;) {
-        const { value, done } = await reader.read();
-        if (done) break;
-        text += value;
-        const events = text.split("\n\n");
-        text = events.pop();
-        const lines = events.at(-1)?.split("\n").filter((line) => line.startsWith("data: "));  // of several that came at once, the newest
-        if (lines?.length) onData(lines.map((line) => line.slice(6)).join("\n"));
-      }
+      await readEvents(await send(path, { headers: { Accept: "text/event-stream" }, signal: leaving.signal }), onData, onState);
       onState(false, "");
     } catch (error) {
-      onState(false, error.message);
+      onState(false, leaving.signal.aborted ? "" : error.message);
       if (error.status === 401 || error.status === 403) return;  // a new key starts it again
+    } finally {
+      document.removeEventListener("visibilitychange", leave);
+      removeEventListener("pagehide", leave);
     }
-    await new Promise((done) => setTimeout(done, RETRY_MS));
+    if (!leaving.signal.aborted) await new Promise((done) => setTimeout(done, RETRY_MS));
+  }
+}
+
+async function readEvents(response, onData, onState) {
+  onState(true, "");
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    text += value;
+    const events = text.split("\n\n");
+    text = events.pop();
+    const lines = events.at(-1)?.split("\n").filter((line) => line.startsWith("data: "));  // of several that came at once, the newest
+    if (lines?.length) onData(lines.map((line) => line.slice(6)).join("\n"));
   }
 }
