@@ -128,7 +128,7 @@ export class Overview {
       "oldest waits": oldest ? age(oldest) : "–", "in per s": rate(this.rates.all("in", names)), "out per s": rate(this.rates.all("out", names)),
       "workers": [count(workers.length), workers.length ? "" : "wrong"],
       "failed": count(sum(totals, ({ finished }) => finished.failed ?? 0)), "webhooks waiting": metricTile("jitney_webhooks_waiting"), "bulk jobs open": metricTile("jitney_bulks_open"), "dead letters": metricTile("jitney_dead_letters"),
-      "Redis memory": metrics.has("jitney_server_memory_used_bytes") ? `${bytes(metrics.total("jitney_server_memory_used_bytes"))} (${percent(metrics.total("jitney_server_memory_used_bytes") / metrics.total("jitney_server_memory_limit_bytes"))})` : "–",
+      ...redisTiles(),
     });
     const shown = queues.filter(({ lane, waiting, running }) => lane !== "suspect" || waiting || running);
     this.queues.update(shown.map((row) => ({ ...row, key: `${row.model} ${row.version} ${row.lane}`, title: `${row.model}, ${row.lane}` })));
@@ -180,6 +180,11 @@ export class Overview {
     texts.forEach((text, at) => setText(this.alerts.children[at] ?? this.alerts.appendChild(el("li")), text));
     this.alerts.hidden = texts.length === 0;
   }
+}
+
+function redisTiles() {
+  const used = metrics.total("jitney_server_memory_used_bytes"), limit = metrics.total("jitney_server_memory_limit_bytes");
+  return metrics.has("jitney_server_memory_used_bytes") ? { "Redis memory": bytes(used), "of its limit": [percent(used / limit), used > limit / 2 ? "wrong" : ""] } : {};
 }
 
 const metricTile = (name) => metrics.has(name) ? count(metrics.total(name)) : "–";

@@ -269,8 +269,9 @@ def test_everyone_can_use_it(page: OpsPage, service: Service, size: tuple[int, i
 
 def save_screenshots(page: OpsPage, folder: Path, width: int) -> None:
     for name in VIEWS:
+        resize(page.browser, width, 400)
         page.go(name)
         page.wait("document.querySelector('main td') !== null", f"{name} has content")
         height: Any = page.run("return document.documentElement.scrollHeight")
-        resize(page.browser, width, min(height, 1400 if width > 500 else 1700))
+        resize(page.browser, width, min(max(height, 400), 1400 if width > 500 else 1700))
         assert page.browser.save_screenshot(str(folder / f"ops-{name}-{width}.png"))
