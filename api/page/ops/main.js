@@ -14,8 +14,9 @@ let shown = null, tenants = [], reading = null, snapshotAt = 0, isOpen = false, 
 
 const context = { tenant: () => $("tenant").value, tenants: () => tenants, refresh: () => refresh() };
 const overview = new Overview();
-const views = { "overview": { node: overview.node, show() {}, isLive: () => true, refresh: refreshOverview }, "jobs": new Jobs(context), "job": new JobView(context),
-  "dead-letters": new DeadLetters(context), "webhooks": new Webhooks(context), "bulk-jobs": new BulkJobs(context) };
+const OVERVIEW = { node: overview.node, show() {}, isLive: () => true, refresh: refreshOverview };
+const CLASSES = new Map([["jobs", Jobs], ["job", JobView], ["dead-letters", DeadLetters], ["webhooks", Webhooks], ["bulk-jobs", BulkJobs]]);
+const views = new Map();  // by name; made when they are first shown
 
 async function refreshOverview() {
   await readMetrics();
@@ -23,7 +24,7 @@ async function refreshOverview() {
 }
 
 function renderOverview() {
-  if (shown !== views.overview) return;
+  if (shown !== OVERVIEW) return;
   overview.render();
   overview.renderMetrics();
 }
@@ -41,8 +42,9 @@ async function refresh() {
 
 function route() {
   const [path, query = ""] = location.hash.slice(1).split("?"), [name, ...rest] = path.split("/");
-  const view = views[name] ?? views.overview, fields = Object.fromEntries(new URLSearchParams(query));
-  if (fields.tenant && view !== views.job) { chooseTenant(fields.tenant); delete fields.tenant; }
+  if (CLASSES.has(name) && !views.has(name)) views.set(name, new (CLASSES.get(name))(context));
+  const view = views.get(name) ?? OVERVIEW, fields = Object.fromEntries(new URLSearchParams(query));
+  if (fields.tenant && name !== "job") { chooseTenant(fields.tenant); delete fields.tenant; }
   shown = view;
   view.show(fields, decodeURIComponent(rest.join("/")));
   if (view.node !== $("content").firstChild) {
@@ -50,7 +52,7 @@ function route() {
     say("");
   }
   for (const link of document.querySelectorAll("nav a")) {
-    const isCurrent = link.hash === `#${name || "overview"}` || (view === views.job && link.hash === "#jobs");
+    const isCurrent = link.hash === `#${name || "overview"}` || (name === "job" && link.hash === "#jobs");
     if (isCurrent) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
   }
   document.title = `${view.node.getAttribute("aria-label")} – Jitney operations`;
@@ -91,7 +93,7 @@ function takeSnapshot(text) {
 
 function renderSnapshot() {
   showLive();
-  if (shown === views.overview) overview.render();
+  if (shown === OVERVIEW) overview.render();
 }
 
 async function followSnapshots() {
@@ -122,10 +124,10 @@ $("key-form").addEventListener("submit", (event) => {
   say("");
   start();
 });
-$("tenant").addEventListener("change", () => { for (const view of Object.values(views)) view.cursor = ""; refresh(); });
+$("tenant").addEventListener("change", () => { for (const view of views.values()) view.cursor = ""; refresh(); });
 addEventListener("hashchange", route);
 setInterval(showLive, 1000);
-setInterval(() => { if (!document.hidden && shown !== views.overview && shown?.isLive() && !$("dialog").open && isOpen) refresh(); }, REFRESH_MS);
-setInterval(() => { if (!document.hidden && shown === views.overview && isOpen) refresh(); }, METRICS_MS);
+setInterval(() => { if (!document.hidden && shown !== OVERVIEW && shown?.isLive() && !$("dialog").open && isOpen) refresh(); }, REFRESH_MS);
+setInterval(() => { if (!document.hidden && shown === OVERVIEW && isOpen) refresh(); }, METRICS_MS);
 route();
 start();

@@ -72,7 +72,7 @@ def white_picture() -> bytes:
 
 
 def submit_doubles(service: Service, number: int, **query: str) -> list[str]:
-    return [service.submit(ONES, RAW, model="double", **query).json()["id"] for _ in range(number)]
+    return [service.submit(ONES, RAW, 0, model="double", **query).json()["id"] for _ in range(number)]
 
 
 def pause(page: OpsPage, *, submits: str = "accept") -> None:

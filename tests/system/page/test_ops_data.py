@@ -103,10 +103,10 @@ def test_hostile_texts_are_texts(browser: webdriver.Chrome, queue: Server) -> No
     with GatewayProcess(queue) as gateway:
         announce(queue, gateway)
         caller = Caller(gateway, "")
-        hostile = {"metadata": json.dumps({HOSTILE[:60]: HOSTILE})}
-        succeeded = submit(caller, **hostile)
+        hostile = json.dumps({HOSTILE[:60]: HOSTILE})
+        succeeded = submit(caller, metadata=hostile)
         run(queue, state=State.SUCCEEDED, body={"predictions": [{"label": HOSTILE, "index": 0, "probability": 1.0}]})
-        failed = submit(caller, **hostile)
+        failed = submit(caller, metadata=hostile)
         run(queue, state=State.FAILED, body=error("inference_failed", HOSTILE), dead=True)
         logged(browser, "browser")
         page = OpsPage(browser, f"http://127.0.0.1:{gateway.port}")
