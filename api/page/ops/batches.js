@@ -1,5 +1,5 @@
 // Batches of each model: a histogram of sizes, how full they are, what closed them, and the time of each stage.
-import { Facts, Table, count, el, ms, percent, setText } from "./dom.js";
+import { Facts, Table, count, el, ms, percent, schedule, setText } from "./dom.js";
 import * as metrics from "./metrics.js";
 import { call } from "./service.js";
 
@@ -10,6 +10,7 @@ export class Batches {
     this.note = el("p", { className: "soft" }, "No batch has run.");
     this.node = el("div", {}, this.note);
     this.models = new Map();
+    this.pending = [];  // models that are still to be drawn
     this.limits = new Map();  // model → largest batch
   }
 
@@ -17,13 +18,20 @@ export class Batches {
     for (const { name, max_batch: largest } of (await call("/v1/models")).models) if (largest) this.limits.set(name, largest);
   }
 
+  /** Draws one model a frame: many at once would take too long. */
+  #renderNext = () => {
+    const name = this.pending.shift();
+    if (name === undefined) return;
+    if (!this.models.has(name)) { const made = new Model(name); this.models.set(name, made); this.node.append(made.node); }
+    this.models.get(name).render(this.limits.get(name));
+    if (this.pending.length) schedule(this.#renderNext);
+  };
+
   render(names) {
     const ran = names.filter((model) => metrics.total("jitney_batch_size_count", { model }) > 0), shown = ran.slice(0, MOST_MODELS);
     for (const [name, model] of this.models) if (!shown.includes(name)) { model.node.remove(); this.models.delete(name); }
-    for (const name of shown) {
-      if (!this.models.has(name)) { const made = new Model(name); this.models.set(name, made); this.node.append(made.node); }
-      this.models.get(name).render(this.limits.get(name));
-    }
+    this.pending = shown;
+    this.#renderNext();
     setText(this.note, ran.length > shown.length ? `${ran.length - shown.length} more models are not shown.` : ran.length ? "" : "No batch has run.");
   }
 }

@@ -6,6 +6,7 @@ anew. Exit code 1: a task took more than 100 ms, the first paint came later than
 
 import argparse
 import asyncio
+import math
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any, Final
 
 from jobs.contract.ids import new_job_id
 from jobs.contract.job import Submission
+from jobs.metrics.histograms import STAGES, HistogramBuffer
 from tests.support.browser import start_browser
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.ops_page import OpsPage
@@ -59,13 +61,14 @@ class Traffic(threading.Thread):
         worker, names = Worker(self._queue), [f"m{number}" for number in range(self._models)]
         for name in names:
             await worker.announce(self._gateway, name=name)
+            await self._run_batches(worker, name)
         for number in range(LIVE):
             await self._submit(worker, names[number % len(names)])
         self.is_ready.set()
         turn = 0
         while not self.is_over.is_set():
             began = time.monotonic()
-            for _ in range(max(1, round(EVENTS_S * STEP_S / 3))):  # one job's submit, claim and end
+            for _ in range(math.ceil(EVENTS_S * STEP_S / 3)):  # one job's submit, claim and end
                 name, turn = names[turn % len(names)], turn + 1
                 await self._submit(worker, name)
                 claimed = await worker.claim(1, name)
@@ -73,6 +76,14 @@ class Traffic(threading.Thread):
                 self.events += 3
             await asyncio.sleep(max(0.0, began + STEP_S - time.monotonic()))
         await worker.connection.aclose()
+
+    async def _run_batches(self, worker: Worker, model: str) -> None:
+        """Note sizes and times of batches, as a worker does."""
+        buffer = HistogramBuffer()
+        buffer.observe("size", [1.0, 2.0, 7.0, 32.0, 32.0])
+        for stage in STAGES:
+            buffer.observe(stage, [0.3, 1.5, 20.0, 300.0])
+        await buffer.tell(worker.connection, model)
 
     async def _submit(self, worker: Worker, model: str) -> None:
         job = Submission(new_job_id(0), model, "1", "image", PNG, metadata=b'{"order":"17"}')
