@@ -22,7 +22,10 @@ export class Batches {
   #renderNext = () => {
     const name = this.pending.shift();
     if (name === undefined) return;
-    if (!this.models.has(name)) { const made = new Model(name); this.models.set(name, made); this.node.append(made.node); }
+    if (!this.models.has(name)) {
+      this.models.set(name, new Model(name));
+      this.node.append(...this.shown.filter((known) => this.models.has(known)).map((known) => this.models.get(known).node));
+    }
     this.models.get(name).render(this.limits.get(name));
     if (this.pending.length) schedule(this.#renderNext);
   };
@@ -30,7 +33,8 @@ export class Batches {
   render(names) {
     const ran = names.filter((model) => metrics.total("jitney_batch_size_count", { model }) > 0), shown = ran.slice(0, MOST_MODELS);
     for (const [name, model] of this.models) if (!shown.includes(name)) { model.node.remove(); this.models.delete(name); }
-    this.pending = shown;
+    this.pending = [...shown];
+    this.shown = shown;
     this.#renderNext();
     setText(this.note, ran.length > shown.length ? `${ran.length - shown.length} more models are not shown.` : ran.length ? "" : "No batch has run.");
   }

@@ -4,6 +4,7 @@ import { Table, act, button, confirm, count, el, ms, say, setText, short, when }
 import { call, post, url } from "./service.js";
 
 const PAGE = 50, STATES = ["queued", "running", "succeeded", "failed", "canceled", "expired"], OPEN = ["queued", "running"];
+const NARROW = 760;  // width in pixels up to which the filters are folded away
 const MOST_COUNTED = 50_000;  // jobs that a count before a cancellation looks for
 export const FINAL = new Set(["succeeded", "failed", "canceled", "expired"]);
 export const toneOf = (status) => ({ succeeded: "fine", failed: "wrong", expired: "wrong" })[status] ?? "";
@@ -65,13 +66,14 @@ export class Jobs {
     this.first = button("Newest", again);
     const live = el("input", { type: "checkbox", checked: true });
     this.live = live;
-    this.node = el("section", { aria: { label: "Jobs" } }, card("Jobs", this.filters.node,
+    this.filterBox = el("details", { open: innerWidth > NARROW }, el("summary", { className: "soft" }, "Filters"), this.filters.node);
+    this.node = el("section", { aria: { label: "Jobs" } }, card("Jobs", this.filterBox,
       el("div", { className: "row filters" }, el("label", { className: "check" }, live, "refresh by itself"),
         button("Cancel all that match…", () => this.#cancelMatching(), { danger: true }), this.first, this.next, this.progress), this.table.node));
   }
 
   show(query) {
-    if (Object.keys(query).length) this.filters.set(query);
+    if (Object.keys(query).length) { this.filters.set(query); this.filterBox.open = true; }
     this.cursor = "";
   }
 
