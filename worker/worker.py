@@ -5,7 +5,6 @@ import logging
 import os
 import secrets
 import socket
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -51,7 +50,7 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings, store: JobStore, journal: Path | None = None) -> None:
         self.id = secrets.token_hex(8)
-        self.settings, self.store, self._started_s = settings, store, int(time.time())
+        self.settings, self.store, self._started_s = settings, store, 0
         self.device = Device(settings.run_stop_timeout_s, settings.max_concurrent_runs)
         self.supervisor = TaskSupervisor()
         self.threads = FairThreadPool(settings.decode_threads)
@@ -97,6 +96,8 @@ class Worker:
         await self.agreement.wait_until_known()
         await self.limits.wait_until_known()
         await self.pauses.wait_until_known()
+        with suppress(StoreUnavailable):
+            self._started_s = await self.store.connection.now_ms() // 1000
         await self.reconciler.begin()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -167,6 +168,7 @@ class Worker:
             folder_versions=reconciler.versions,
             digests=dict(self.digest_agreement.announced),
             lease_s=self.store.settings.lease_s,
+            ttl_s=self._heartbeat_interval_s * heartbeat.HEARTBEATS_TO_LIVE,
             started_s=self._started_s,
             is_paused=self.id in self.pauses.state.workers,
             running={

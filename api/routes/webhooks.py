@@ -8,6 +8,7 @@ from fastapi import Request as HttpRequest
 
 from api.asgi.fastapi_adapter import Tenant, json_response, receive_body
 from api.asgi.request import Request
+from api.auth.audit import log_change_of_other
 from api.gateway.gateway import Gateway
 from api.routes.list_queries import (
     All,
@@ -88,9 +89,10 @@ def router(gateway: Gateway) -> APIRouter:
         return json_response(delivery_view(await delivery_log.get_delivery(store, tenant, delivery_id)))
 
     @routes.post(f"{PATH}/{{delivery_id}}/replay", summary="Resend a delivery at once, with the same webhook-id")
-    async def replay_delivery(tenant: NamedTenant, delivery_id: str) -> Response:
+    async def replay_delivery(http: HttpRequest, tenant: NamedTenant, delivery_id: str) -> Response:
         """Make the delivery due again, whatever became of it. A receiver may get it twice."""
         await delivery_log.resend(store, tenant, delivery_id)
+        log_change_of_other(http, tenant, "sent delivery %s again", delivery_id)
         return json_response(delivery_view(await delivery_log.get_delivery(store, tenant, delivery_id)), status=202)
 
     @routes.put("/v1/jobs/{job_id}/webhook", summary="Attach a webhook to a job, whether or not it has ended")

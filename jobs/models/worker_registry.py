@@ -8,7 +8,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 import orjson
@@ -43,7 +43,7 @@ class WorkerReport:
     lease_s: float = 0.0  # length of its leases; 0: unknown
     run_s: dict[str, float] = field(default_factory=dict)  # "name version" → seconds of a usual run
     ttl_s: float = 0.0  # how long this report counts; 0: unknown
-    started_s: int = 0  # when it started, by its own clock; 0: unknown
+    started_s: int = 0  # when it started, by the clock of Redis; 0: unknown
     is_paused: bool = False  # it claims nothing
     running: dict[str, int] = field(default_factory=dict)  # "name version" → jobs that it has claimed
     devices: dict[str, str] = field(default_factory=dict)  # "name version" → device that runs it
@@ -152,7 +152,7 @@ async def register_worker(
     args = [arg for card in cards for arg in (f"{card['name']} {card['version']}", orjson.dumps(card))]
     if args:
         await connection.script("registry/announce_models", keys.MODELS, *args)
-    entry = ("SET", orjson.dumps(replace(report, ttl_s=ttl_s)), "PX", int(ttl_s * 1000))
+    entry = ("SET", orjson.dumps(report), "PX", int(ttl_s * 1000))
     await generic_scripts.write_with_ttl(connection, keys.worker(report.id), None, *entry)
     await generic_scripts.write_with_ttl(connection, keys.WORKERS, FORGET_AFTER_S, "SADD", report.id)
 

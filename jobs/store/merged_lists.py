@@ -13,7 +13,7 @@ from jobs.store.listing import Position
 
 MAX_READ: Final = 200  # members of one set per read
 SLICE_MEMBERS: Final = 1000  # members per round trip
-SLICE_LISTS: Final = 200  # sets per round trip
+SLICE_LISTS: Final = 400  # sets per round trip
 
 
 class Listed(NamedTuple):

@@ -11,6 +11,7 @@ from fastapi import Request as HttpRequest
 
 from api.asgi.fastapi_adapter import json_response, receive_body
 from api.asgi.request import Request
+from api.auth.audit import log_change_of_other
 from api.gateway.gateway import Gateway
 from api.routes.bulk.files import page_view, read_expiry_s
 from api.routes.list_queries import After, Limit, NamedTenant
@@ -62,9 +63,11 @@ def router(gateway: Gateway) -> APIRouter:
         return json_response(bulk_view(await records.get_bulk(store, tenant, batch_id)))
 
     @routes.post(f"{PATH}/{{batch_id}}/cancel", summary="Cancel a batch and keep its finished lines")
-    async def cancel_batch(tenant: NamedTenant, batch_id: str) -> Response:
+    async def cancel_batch(http: HttpRequest, tenant: NamedTenant, batch_id: str) -> Response:
         """Stop the batch. Lines that are done stay in its output file."""
-        return json_response(bulk_view(await records.cancel_bulk(store, tenant, batch_id)))
+        bulk = await records.cancel_bulk(store, tenant, batch_id)
+        log_change_of_other(http, tenant, "canceled %s", batch_id)
+        return json_response(bulk_view(bulk))
 
     return routes
 

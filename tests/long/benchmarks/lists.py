@@ -32,6 +32,7 @@ from tests.support.servers import Server
 TENANTS: Final = 1000  # of half of the jobs; the other half belong to one tenant
 ENDED: Final = 10_000  # jobs of that tenant that did not succeed, and as many that did
 RUNNING: Final = 512
+LEASE_S: Final = 3600  # they run until the end
 CALLERS: Final = 16
 PAUSE_S: Final = 0.15  # between two calls of a caller that is in no hurry
 LIMIT_MS: Final = 200.0
@@ -185,7 +186,7 @@ def loop(port: int, seconds: float) -> int:
 
 
 async def fill_queue(server: Server, gateway: GatewayProcess, jobs: int) -> None:
-    worker = Worker(server)
+    worker = Worker(server, lease_s=LEASE_S)
     await worker.announce(gateway)
     begun = time.monotonic()
     await fill(worker, jobs)
@@ -206,7 +207,7 @@ def main() -> int:
         return loop(args.loop, args.seconds)
     server = Server()
     try:
-        with GatewayProcess(server) as gateway:
+        with GatewayProcess(server, {"JITNEY_LEASE_S": str(LEASE_S)}) as gateway:
             asyncio.run(fill_queue(server, gateway, args.jobs))
             are_fast = measure_latencies(gateway.port, args.repeats)
             assert server.process is not None

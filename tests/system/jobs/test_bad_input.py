@@ -135,7 +135,7 @@ REQUESTS: dict[str, tuple[str, str, dict[str, str], int, str, str]] = {
     "an unknown query": ("GET", "/v1/jobs/00" + "0" * 32 + "?wiat=1", {}, 422, "invalid_request", "wait"),
     "a preference below zero": ("POST", "/v1/jobs", {"prefer": "wait=-1"}, 422, "invalid_request", "0 or more"),
     "a page of a million": ("GET", "/v1/jobs?limit=1000000", {}, 422, "invalid_request", "100"),
-    "an unknown query of a list": ("GET", "/v1/jobs?status=queued", {}, 422, "invalid_request", "cursor"),
+    "an unknown query of a list": ("GET", "/v1/jobs?state=queued", {}, 422, "invalid_request", "cursor"),
     "a cursor that is none": ("GET", "/v1/jobs?cursor=x", {}, 422, "invalid_request", "next_cursor"),
     "no such path": ("GET", "/v3/jobs", {}, 404, "route_not_found", "/v3/jobs"),
     "no such method": ("PUT", "/v1/jobs", {}, 405, "method_not_allowed", "PUT"),

@@ -138,6 +138,7 @@ def test_an_admin_reads_deliveries_and_batches_of_a_tenant(queue: Server) -> Non
         assert admin.get(f"/v1/batches/{batch}").status_code == 404
         assert admin.get(f"/v1/batches/{batch}?tenant=acme").json()["id"] == batch
         assert admin.post(f"/v1/batches/{batch}/cancel?tenant=acme").json()["status"] in {"cancelling", "cancelled"}
+        assert f"of tenant admin: canceled {batch} of tenant acme" in gateway.log()
         for path in ("/v1/batches", "/v1/webhooks", "/v1/webhooks/endpoints"):
             assert admin.get(f"{path}?tenant=acme").status_code == 200
             assert acme.get(f"{path}?tenant=admin").status_code == 403
