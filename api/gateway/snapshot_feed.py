@@ -10,7 +10,7 @@ COST_FACTOR: Final = 10  # the same, in multiples of the time that the last one 
 
 
 class SnapshotFeed:
-    """The latest snapshot. Whoever asks first after it is due has it read anew; without listeners nothing is read."""
+    """The latest snapshot. The first listener that asks after it is due has it read; without listeners nothing is."""
 
     def __init__(self, read: Callable[[], Awaitable[bytes]]) -> None:
         self._read, self._lock = read, asyncio.Lock()

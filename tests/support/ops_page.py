@@ -41,7 +41,7 @@ class OpsPage:
         self.browser, self.url = browser, url
 
     def open(self, view: str = "overview") -> None:
-        """Load the page anew."""
+        """Load the page from the start."""
         self.browser.get("about:blank")
         self.browser.get(f"{self.url}/ops#{view}")
 
