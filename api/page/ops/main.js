@@ -10,7 +10,7 @@ import { call, follow, onKeyNeeded, setKey } from "./service.js";
 import { Webhooks } from "./webhooks.js";
 
 const REFRESH_MS = 3000, METRICS_MS = 5000, STALE_MS = 5000;
-let shown = null, tenants = [], reading = null, snapshotAt = 0, isOpen = false, isFollowing = false, reason = "";
+let shown = null, tenants = [], reading = null, waiting = 0, hasFailed = false, snapshotAt = 0, isOpen = false, isFollowing = false, reason = "";
 
 const context = { tenant: () => $("tenant").value, tenants: () => tenants, refresh: () => refresh() };
 const overview = new Overview();
@@ -32,12 +32,25 @@ function renderOverview() {
 /** Refreshes the shown view; one that is being read already is read again afterwards. */
 async function refresh() {
   const view = shown, before = reading;
+  waiting += 1;
   const mine = reading = (async () => {
-    await before?.catch(() => {});
-    if (view !== shown) return;
-    try { await view.refresh(); } catch (error) { if (error.status !== 401 && error.status !== 403) say(error.message, true); }
+    await before;
+    try {
+      if (view === shown) await view.refresh();
+      if (hasFailed) say("");
+      hasFailed = false;
+    } catch (error) {
+      if (error.status === 401 || error.status === 403) return;  // the form for a key says so
+      hasFailed = true;
+      say(error.message, true);
+    } finally { waiting -= 1; }
   })();
   await mine;
+}
+
+/** Refreshes what is shown by itself, unless nobody sees it, a dialog is open, or the last time is not over. */
+function refreshByItself(isOverview) {
+  if ((shown === OVERVIEW) === isOverview && shown.isLive() && isOpen && !document.hidden && !waiting && !$("dialog").open) refresh();
 }
 
 function route() {
@@ -127,7 +140,7 @@ $("key-form").addEventListener("submit", (event) => {
 $("tenant").addEventListener("change", () => { for (const view of views.values()) view.cursor = ""; refresh(); });
 addEventListener("hashchange", route);
 setInterval(showLive, 1000);
-setInterval(() => { if (!document.hidden && shown !== OVERVIEW && shown?.isLive() && !$("dialog").open && isOpen) refresh(); }, REFRESH_MS);
-setInterval(() => { if (!document.hidden && shown === OVERVIEW && isOpen) refresh(); }, METRICS_MS);
+setInterval(refreshByItself, REFRESH_MS, false);
+setInterval(refreshByItself, METRICS_MS, true);
 route();
 start();
