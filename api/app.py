@@ -21,6 +21,7 @@ from api.routes import (
     job_token,
     models,
     open_inference,
+    ops,
     queues,
     tenants,
     webhooks,
@@ -57,6 +58,7 @@ def create_app(gateway: Gateway) -> App:
     app.include_router(queues.router(gateway))
     app.include_router(workers.router(gateway))
     app.include_router(tenants.router(gateway))
+    app.include_router(ops.router(gateway))
     app.include_router(models.router(gateway))
     app.include_router(dead_letters.router(gateway))
     app.include_router(webhooks.router(gateway))

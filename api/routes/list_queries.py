@@ -49,6 +49,20 @@ def read_requested_tenant(
 RequestedTenant = Annotated[str | None, Depends(read_requested_tenant)]
 
 
+def read_named_tenant(
+    http: HttpRequest,
+    tenant: Annotated[str, Query(description="another tenant; needs a key with the role admin")] = "",
+) -> str:
+    """Return the tenant of the query, or the caller's own; raises Refused, also for all tenants at once."""
+    found = choose_tenant(http.scope["caller"], tenant)
+    if found is None:
+        raise Refused("invalid_request", "tenant must be the name of one tenant")
+    return found
+
+
+NamedTenant = Annotated[str, Depends(read_named_tenant)]
+
+
 def read_time(name: str, text: str) -> int | None:
     """Parse a time of a query to ms since the epoch, or None if it is empty; raises Refused."""
     if not text:
