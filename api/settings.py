@@ -22,7 +22,7 @@ class GatewaySettings(AddressPolicySettings):
     )
     cors_origins: str = Field(
         "",
-        description="origins whose pages may call, with commas between; `*`: any page that has a key or a read token",
+        description="origins whose pages may call, with commas between; `*`: any page with an API key or a read token",
     )
     port: int = Field(
         8000,
@@ -53,7 +53,8 @@ class GatewaySettings(AddressPolicySettings):
     )
     predict_wait_s: float = Field(30, gt=0, description="maximum time POST /predict waits for its job")
     predict_hangup_cancels: bool = Field(
-        default=True, description="cancel POST /predict and /v2/…/infer without a key when their caller disconnects"
+        default=True,
+        description="cancel POST /predict and /v2/…/infer without an idempotency key when their caller disconnects",
     )
     header_timeout_s: float = Field(10, gt=0, description="maximum time to receive the head of a request")
     body_timeout_s: float = Field(30, gt=0, description="maximum time to receive the body of a request")
