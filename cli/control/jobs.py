@@ -51,7 +51,7 @@ def _list(gateway: GatewayClient, args: argparse.Namespace) -> int:
 
 def _add_cancel(parser: argparse.ArgumentParser) -> None:
     _add_filters(parser)
-    parser.add_argument("--all", action="store_true", help="cancel cancel all open jobs, in place of a filter")
+    parser.add_argument("--all", action="store_true", help="cancel all open jobs, in place of a filter")
     parser.add_argument("--dry-run", action="store_true", help="count the jobs, and cancel none")
 
 
