@@ -18,11 +18,11 @@ VERBS = {
     "models": ("cli.models", "manage served versions; check, profile, import and optimize model files"),
     "keys": ("cli.api_keys", "create, list and revoke API keys"),
     "tenants": ("cli.tenant_limits", "list, set and unset the limits of single tenants; show their usage"),
-    "jobs": ("cli.control.jobs", "find jobs by filter, cancel many, erase the data of one"),
-    "queues": ("cli.control.queues", "show what waits; pause, resume and purge queues"),
-    "workers": ("cli.control.workers", "show live workers; pause and resume them"),
-    "dead-letters": ("cli.control.dead_letters", "show, replay and remove failed jobs that are kept"),
-    "webhooks": ("cli.control.webhooks", "show webhook deliveries and send them again"),
+    "jobs": ("cli.control.jobs", "find jobs by filter, cancel many, purge one"),
+    "queues": ("cli.control.queues", "list, pause, resume and purge queues"),
+    "workers": ("cli.control.workers", "list, pause and resume workers"),
+    "dead-letters": ("cli.control.dead_letters", "list, replay and purge dead letters"),
+    "webhooks": ("cli.control.webhooks", "list and replay webhook deliveries"),
     "bulk": ("cli.bulk.command", "run a folder, an archive or a table and write the results to a file"),
     "gpu-report": ("cli.gpu_report.command", "compare speed and outputs of a model on CPU, CUDA and TensorRT"),
     "bench": ("cli.bench.command", "measure the throughput and latency of a running service"),
@@ -30,7 +30,7 @@ VERBS = {
 # verb → (extra, package that it installs)
 NEEDS = {**dict.fromkeys(("up", "worker", "gpu-report"), ("cpu", "onnxruntime")), "bulk": ("bulk", "tqdm")}
 
-_ENVIRONMENT = """environment (all optional; see also `jitney VERB --help`):
+_ENVIRONMENT = """environment (all optional; see also `jitney COMMAND --help`):
   JITNEY_REDIS_URL       URL of Redis >= 7.0 or Valkey; without it, `up` starts a server
   JITNEY_REDIS_URL_FILE  file that contains this URL
   JITNEY_HOST            address the gateway listens on (127.0.0.1)
@@ -47,12 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="jitney",
         description="An async batching inference queue: HTTP gateway, Redis queue, workers with micro-batches.",
-        epilog="\n".join(["verbs:", *(f"  {verb:12} {text}" for verb, (_, text) in VERBS.items()), "", _ENVIRONMENT]),
+        epilog="\n".join(
+            ["commands:", *(f"  {verb:12} {text}" for verb, (_, text) in VERBS.items()), "", _ENVIRONMENT]
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"jitney {importlib.metadata.version('jitney')}")
-    parser.add_argument("verb", choices=VERBS, metavar="VERB", help="one of: " + ", ".join(VERBS))
-    parser.add_argument("args", nargs=argparse.REMAINDER, metavar="...", help="arguments of the verb")
+    parser.add_argument("verb", choices=VERBS, metavar="COMMAND", help="one of: " + ", ".join(VERBS))
+    parser.add_argument("args", nargs=argparse.REMAINDER, metavar="...", help="arguments of the command")
     parsed = parser.parse_args(argv)
     asks_for_help = not {"-h", "--help"}.isdisjoint(parsed.args)
     extra, package = NEEDS.get(parsed.verb, ("", ""))

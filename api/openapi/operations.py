@@ -228,7 +228,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         _json(jobs.QueriedJobs, "One entry for each id.", "Retry-After"), ("too_many_jobs",), {JSON: jobs.JobQuery}
     ),
     "cancelJob": Operation(
-        _json(jobs.Job | jobs.PurgedJob, "The canceled job, or the id of the erased one."),
+        _json(jobs.Job | jobs.PurgedJob, "The canceled job, or the id of the purged one."),
         (_JOB, "job_already_final", "job_not_final"),
     ),
     "cancelJobs": Operation(_json(jobs.CanceledJobs, "The number of canceled jobs."), body={JSON: jobs.CancelRequest}),

@@ -23,18 +23,18 @@ _BOOLEANS: Final = {"true": True, "false": False}
 
 Purge = Annotated[
     str,
-    Query(json_schema_extra={"enum": list(_BOOLEANS)}, description="`true`: erase the data of a job that has ended"),
+    Query(json_schema_extra={"enum": list(_BOOLEANS)}, description="`true`: purge a job that has ended"),
 ]
 
 
 def router(gateway: Gateway) -> APIRouter:
     routes = APIRouter()
 
-    @routes.delete("/v1/jobs/{job_id}", tags=["jobs"], summary="Cancel a job, or erase the data of one that has ended")
+    @routes.delete("/v1/jobs/{job_id}", tags=["jobs"], summary="Cancel a job, or purge one that has ended")
     async def cancel_job(http: HttpRequest, tenant: RequestedTenant, job_id: str, purge: Purge = "") -> Response:
         """Cancel the job: it never runs, or its result is dropped. A job that is final gets 409.
 
-        With `purge=true`, erase what is kept of a job that has ended: record, output, dead letter, deliveries, events.
+        With `purge=true`, delete what is kept of a job that has ended: record, output, dead letter, deliveries, events.
         """
         Request(http.scope).query("purge", "tenant")
         if purge not in ("", *_BOOLEANS):

@@ -1,1 +1,1 @@
-"""Verbs that look at and steer jobs, queues, workers, dead letters and webhooks, through a gateway."""
+"""Commands that list and control jobs, queues, workers, dead letters and webhooks, through a gateway."""

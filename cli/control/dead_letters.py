@@ -1,4 +1,4 @@
-"""`jitney dead-letters list|replay|purge`: shows failed jobs that are kept, runs them again, removes them."""
+"""`jitney dead-letters list|replay|purge`: lists, replays and purges dead letters."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -50,9 +50,9 @@ def _query(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("id", nargs="?", help="the id of one; without it: those that match the filters")
+    parser.add_argument("id", nargs="?", help="id of a dead letter; without it, those that match the filters")
     _add_filters(parser)
-    parser.add_argument("--all", action="store_true", help="all of them, in place of a filter")
+    parser.add_argument("--all", action="store_true", help="all dead letters, in place of a filter")
 
 
 def _selected(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -74,23 +74,23 @@ def _replay(gateway: GatewayClient, args: argparse.Namespace) -> int:
 def _purge(gateway: GatewayClient, args: argparse.Namespace) -> int:
     if args.id:
         gateway.call("DELETE", f"{PATH}/{segment(args.id)}")
-        print(f"dead letter {args.id} is removed")
+        print(f"dead letter {args.id} is purged")
         return 0
     query = _selected(args)
     done = repeat(lambda cursor: gateway.call("DELETE", PATH, query={**query, "cursor": cursor}), ("purged",))
-    print(f"{done['purged']} dead letters are removed")
+    print(f"{done['purged']} dead letters are purged")
     return 0
 
 
 SUBCOMMANDS: Final = {
     "list": Subcommand("list dead letters by filter, newest first", _list, _add_list),
-    "replay": Subcommand("run one again, or those that match a filter", _replay, _add_selection),
-    "purge": Subcommand("remove one and its input, or those that match a filter", _purge, _add_selection),
+    "replay": Subcommand("replay a dead letter, or those that match a filter", _replay, _add_selection),
+    "purge": Subcommand("delete a dead letter and its input, or those that match a filter", _purge, _add_selection),
 }
 
 
 def main(argv: Sequence[str]) -> int:
     parser, _ = build_parser(
-        "dead-letters", "Look at, replay and remove dead letters.", SUBCOMMANDS, "those of other tenants need"
+        "dead-letters", "List, replay and purge dead letters.", SUBCOMMANDS, "those of other tenants need"
     )
     return run_verb("dead-letters", SUBCOMMANDS, parser.parse_args(argv))

@@ -1,4 +1,4 @@
-"""`jitney jobs list|cancel|purge|inspect`: finds jobs by filter, cancels many, erases the data of one."""
+"""`jitney jobs list|cancel|purge|inspect`: finds jobs by filter, cancels many, purges one."""
 
 import argparse
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ FILTERS: Final = ("status", "model", "version", "lane", "tenant", "since", "unti
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--status", help="a status, or several with commas")
+    parser.add_argument("--status", help="state of the jobs, or several with commas")
     parser.add_argument("--model", help="name of the model")
     parser.add_argument("--version", help="version of the model")
     parser.add_argument("--lane", choices=("interactive", "bulk"), help="lane")
@@ -61,7 +61,7 @@ def _list(gateway: GatewayClient, args: argparse.Namespace) -> int:
 
 def _add_cancel(parser: argparse.ArgumentParser) -> None:
     _add_filters(parser)
-    parser.add_argument("--all", action="store_true", help="all open jobs, in place of a filter")
+    parser.add_argument("--all", action="store_true", help="cancel all open jobs, in place of a filter")
     parser.add_argument("--dry-run", action="store_true", help="count the jobs, and cancel none")
 
 
@@ -76,26 +76,26 @@ def _cancel(gateway: GatewayClient, args: argparse.Namespace) -> int:
 
 
 def _add_purge(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("id", help="the id of the job")
+    parser.add_argument("id", help="id of the job")
     parser.add_argument("--tenant", help="the tenant of the job, or * for any; needs a key with the role admin")
 
 
 def _purge(gateway: GatewayClient, args: argparse.Namespace) -> int:
     gateway.call("DELETE", f"{PATH}/{segment(args.id)}", query={"purge": "true", "tenant": args.tenant})
-    print(f"the data of job {args.id} is erased")
+    print(f"job {args.id} is purged")
     return 0
 
 
 SUBCOMMANDS: Final = {
     "list": Subcommand("list jobs by filter, newest first", _list, _add_list),
     "cancel": Subcommand("cancel the queued and running jobs that match a filter", _cancel, _add_cancel),
-    "purge": Subcommand("erase the data of a job that has ended", _purge, _add_purge),
+    "purge": Subcommand("delete the data of a job that has ended", _purge, _add_purge),
 }
 
 
 def main(argv: Sequence[str]) -> int:
     parser, subparsers = build_parser(
-        "jobs", "Find, cancel and erase jobs.", SUBCOMMANDS, "jobs of other tenants need", more="inspect"
+        "jobs", "Find, cancel and purge jobs.", SUBCOMMANDS, "jobs of other tenants need", more="inspect"
     )
     job_records.add_inspect(subparsers)
     args = parser.parse_args(argv)

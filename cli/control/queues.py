@@ -1,4 +1,4 @@
-"""`jitney queues list|pause|resume|purge`: shows what waits, pauses queues, and empties them."""
+"""`jitney queues list|pause|resume|purge`: lists, pauses, resumes and purges queues."""
 
 import argparse
 import sys
@@ -40,7 +40,7 @@ def _describe_pause(pause: Mapping[str, Any] | None) -> str | None:
 
 def _add_pause(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
-    text = "what becomes of new jobs meanwhile (accept)"
+    text = "whether new jobs are accepted or refused while the queue is paused (accept)"
     parser.add_argument("--submits", choices=("accept", "refuse"), default="accept", help=text)
 
 
@@ -82,13 +82,13 @@ def _is_confirmed(model: str) -> bool:
 
 
 SUBCOMMANDS: Final = {
-    "list": Subcommand("list what waits and runs by model, version and lane", _list, add_json),
-    "pause": Subcommand("let no worker claim from the queue of a model", _pause, _add_pause),
-    "resume": Subcommand("let workers claim from it again", _resume, _add_model),
-    "purge": Subcommand("cancel all jobs that wait in the queue of a model", _purge, _add_purge),
+    "list": Subcommand("list queues, with their waiting and running jobs, by model, version and lane", _list, add_json),
+    "pause": Subcommand("pause a queue: workers claim nothing from it", _pause, _add_pause),
+    "resume": Subcommand("resume a queue", _resume, _add_model),
+    "purge": Subcommand("purge a queue: cancel all its waiting jobs", _purge, _add_purge),
 }
 
 
 def main(argv: Sequence[str]) -> int:
-    parser, _ = build_parser("queues", "Look at, pause and empty queues.", SUBCOMMANDS, "all of this needs")
+    parser, _ = build_parser("queues", "List, pause, resume and purge queues.", SUBCOMMANDS, "all of this needs")
     return run_verb("queues", SUBCOMMANDS, parser.parse_args(argv))

@@ -1,4 +1,4 @@
-"""`jitney webhooks list|replay|endpoints`: shows deliveries and receivers, sends deliveries again."""
+"""`jitney webhooks list|replay|endpoints`: lists deliveries and receivers, replays deliveries."""
 
 import argparse
 from collections.abc import Sequence
@@ -49,9 +49,9 @@ def _list(gateway: GatewayClient, args: argparse.Namespace) -> int:
 
 
 def _add_replay(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("id", nargs="?", help="the id of one; without it: those that match the filters")
+    parser.add_argument("id", nargs="?", help="id of a delivery; without it, those that match the filters")
     _add_filters(parser)
-    parser.add_argument("--all", action="store_true", help="all of them, in place of a filter")
+    parser.add_argument("--all", action="store_true", help="all deliveries, in place of a filter")
 
 
 def _replay(gateway: GatewayClient, args: argparse.Namespace) -> int:
@@ -79,7 +79,7 @@ def _endpoints(gateway: GatewayClient, args: argparse.Namespace) -> int:
 
 SUBCOMMANDS: Final = {
     "list": Subcommand("list deliveries by filter, newest first", _list, _add_list),
-    "replay": Subcommand("send one again, or those that match a filter", _replay, _add_replay),
+    "replay": Subcommand("replay a delivery, or those that match a filter", _replay, _add_replay),
     "endpoints": Subcommand("list receivers and their health", _endpoints, add_json),
 }
 
@@ -87,7 +87,7 @@ SUBCOMMANDS: Final = {
 def main(argv: Sequence[str]) -> int:
     parser, _ = build_parser(
         "webhooks",
-        "Look at webhook deliveries of one's own tenant, and resend them.",
+        "List and replay webhook deliveries of the key's own tenant.",
         SUBCOMMANDS,
         "nothing here needs",
     )

@@ -1,4 +1,4 @@
-"""`jitney workers list|pause|resume`: shows live workers, stops and resumes the claims of one."""
+"""`jitney workers list|pause|resume`: lists live workers, pauses and resumes one."""
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,7 +32,7 @@ def _print_workers(workers: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _add_id(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("id", help="the id of the worker, as `list` shows it")
+    parser.add_argument("id", help="id of the worker, as `list` shows it")
 
 
 def _change(verb: str, gateway: GatewayClient, args: argparse.Namespace) -> int:
@@ -50,11 +50,11 @@ def _resume(gateway: GatewayClient, args: argparse.Namespace) -> int:
 
 SUBCOMMANDS: Final = {
     "list": Subcommand("list live workers with their models and devices", _list, add_json),
-    "pause": Subcommand("have a worker finish what it has and claim nothing more", _pause, _add_id),
-    "resume": Subcommand("have a paused worker claim jobs again", _resume, _add_id),
+    "pause": Subcommand("pause a worker: it finishes its jobs and claims no others", _pause, _add_id),
+    "resume": Subcommand("resume a worker", _resume, _add_id),
 }
 
 
 def main(argv: Sequence[str]) -> int:
-    parser, _ = build_parser("workers", "Look at workers, pause and resume them.", SUBCOMMANDS, "all of this needs")
+    parser, _ = build_parser("workers", "List, pause and resume workers.", SUBCOMMANDS, "all of this needs")
     return run_verb("workers", SUBCOMMANDS, parser.parse_args(argv))

@@ -57,8 +57,8 @@ def main(argv: Sequence[str]) -> int:
         return code
     is_help = bool(argv) and argv[0] in ("-h", "--help")
     if argv and not is_help:
-        print(f"jitney models: unknown verb {argv[0][:80]!r}; the verbs are:", file=sys.stderr)
-    lines = ["usage: jitney models VERB ... (see also `jitney models VERB --help`)", ""]
+        print(f"jitney models: unknown command {argv[0][:80]!r}; the commands are:", file=sys.stderr)
+    lines = ["usage: jitney models COMMAND ... (see also `jitney models COMMAND --help`)", ""]
     lines += [f"  {name:10} {verb.description}" for name, verb in VERBS.items()]
     print("\n".join(lines), file=sys.stdout if is_help else sys.stderr)
     return 0 if is_help else EX_USAGE

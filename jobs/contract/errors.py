@@ -34,7 +34,7 @@ CODES: dict[str, tuple[int, str]] = {
     "version_not_ready": (409, "no live worker can take jobs for this version of the model yet"),
     "nothing_to_roll_back": (409, "there is no canary, and no earlier version of the model that is still loaded"),
     "no_output": (409, "the job has no output: it has not ended, or it did not succeed"),
-    "job_not_final": (409, "the job has not ended; only the data of a job that has ended can be erased"),
+    "job_not_final": (409, "the job has not ended; only a job that has ended can be purged"),
     "job_already_final": (409, "the job has ended; its state cannot change"),
     "batch_already_final": (409, "the batch has ended; its status cannot change"),
     "batch_cancelled": (409, "in an error file: the batch was cancelled before this line was done"),

@@ -229,7 +229,7 @@ class JobList(ResponseBody):
 
 
 class PurgedJob(ResponseBody):
-    """The job whose data was erased."""
+    """The job that was purged."""
 
     purged: str
 

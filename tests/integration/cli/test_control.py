@@ -33,7 +33,7 @@ def submit(gateway: GatewayProcess, lane: str = "interactive", webhook: str = ""
     return str(gateway.http.post("/v1/jobs", json=job).json()["id"])
 
 
-async def test_jobs_are_listed_canceled_and_erased(gateway: GatewayProcess, worker: Worker) -> None:
+async def test_jobs_are_listed_canceled_and_purged(gateway: GatewayProcess, worker: Worker) -> None:
     first, second = submit(gateway), submit(gateway, "bulk")
     listed = jitney(gateway, "jobs", "list", "--status", "queued", "--lane", "bulk").splitlines()
     assert listed[0].split()[:2] == ["id", "status"]
@@ -75,8 +75,8 @@ async def test_workers_dead_letters_webhooks_and_usage(gateway: GatewayProcess, 
     assert all(job_id in jitney(gateway, "dead-letters", "list") for job_id in ids)
     assert f"dead letter {ids[0]} is replayed as job" in jitney(gateway, "dead-letters", "replay", ids[0])
     assert jitney(gateway, "dead-letters", "replay", "--all").startswith("1 dead letters are replayed; 1 were before")
-    assert jitney(gateway, "dead-letters", "purge", ids[0]) == f"dead letter {ids[0]} is removed\n"
-    assert jitney(gateway, "dead-letters", "purge", "--model", "m") == "1 dead letters are removed\n"
+    assert jitney(gateway, "dead-letters", "purge", ids[0]) == f"dead letter {ids[0]} is purged\n"
+    assert jitney(gateway, "dead-letters", "purge", "--model", "m") == "1 dead letters are purged\n"
     listed = jitney(gateway, "webhooks", "list", "--job", ids[0]).splitlines()
     assert listed[1].split()[2] == "waiting"
     assert "is due again" in jitney(gateway, "webhooks", "replay", listed[1].split()[0])
