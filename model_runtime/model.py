@@ -56,6 +56,7 @@ class Model:
     preprocessing is slow, so the in-flight journal gets each item by itself instead of all that are preprocessed
     together.
     `stacks_rows`: the outputs of a job's rows are postprocessed together, stacked along a first dimension.
+    `runs_stacked_rows`: the rows of a job have one shape and no padding, so they are preprocessed and run stacked.
     `row_group`: the batching group of all items, None if each item has its own.
     `padding`: how items of different lengths run together; None: items have no length. `run_overhead` and
     `max_batch_cost`: limits of its batches (batching/batcher.py).
@@ -88,6 +89,7 @@ class Model:
         self.row_group = None if self.has_custom_task else task.row_group
         self.inputs = engine.inputs
         self.padding, costs = padding, costs or LengthCosts()
+        self.runs_stacked_rows = task.stacks_rows and not (padding and padding.is_used)
         self.run_overhead = costs.run_overhead if padding and padding.is_used else None
         max_cost = (folder.spec.max_batch_cost or costs.max_cost) if padding and engine.batchable else None
         self.max_batch_cost = float("inf") if max_cost is None else max_cost
@@ -112,10 +114,13 @@ class Model:
 
     def preprocess_rows(self, kind: str, data: bytes, parameters: dict[str, Any], rows: int) -> list[PreparedRow]:
         """Return the arrays and parameters of each row of an input. Raises Refused."""
-        self._check_kind(kind)
-        if self._max_rows is None:
-            raise Refused("invalid_input", f"model {self.name} takes no inputs of several rows")
+        self._check_rows(kind)
         return self._task.preprocess_rows(kind, data, parameters, rows)
+
+    def preprocess_stacked(self, kind: str, data: bytes, parameters: dict[str, Any], rows: int) -> dict[str, Array]:
+        """Return the arrays of all rows of an input, `(rows, *shape)`, if `runs_stacked_rows`. Raises Refused."""
+        self._check_rows(kind)
+        return self._task.preprocess_stacked(kind, data, parameters, rows)
 
     def group_of(self, arrays: Mapping[str, Array]) -> tuple[Hashable, float]:
         """Return the batching group of an item, and its cost. Raises Refused if its arrays contradict each other."""
@@ -126,6 +131,11 @@ class Model:
         except ValueError as error:
             raise Refused("invalid_input", str(error)) from error
         return group_of(arrays, self.padding), float(self.padding.padded_length(length))
+
+    def _check_rows(self, kind: str) -> None:
+        self._check_kind(kind)
+        if self._max_rows is None:
+            raise Refused("invalid_input", f"model {self.name} takes no inputs of several rows")
 
     def _check_kind(self, kind: str) -> None:
         if kind not in self._kinds:
