@@ -22,6 +22,7 @@ from model_runtime.output_encoding import encode_output
 from model_runtime.profiling import batch_consistency, profile_store
 from model_runtime.profiling.batch_cap import (
     MAX_MEASURED_BATCH,
+    MAX_TINY_BATCH,
     LengthCosts,
     MeasuredModel,
     Profile,
@@ -347,7 +348,7 @@ def _check_consistency(folder: ModelFolder, engine: AnyEngine, task: Task, facts
         find_indices=engine.provider == "cpu",
         examples=read_own_examples(folder.path, task, engine.inputs, QUICK_CHECK_ROWS),
     )
-    cap = folder.spec.max_batch or MAX_MEASURED_BATCH
+    cap = folder.spec.max_batch or (MAX_TINY_BATCH if engine.provider == "cpu" else MAX_MEASURED_BATCH)
     larger = buckets.choose_buckets("cuda", cap, folder.spec.buckets)  # on a CPU, the same sizes as on a GPU
     report = check.short(QUICK_CHECK_ROWS, larger)
     engine.checked, engine.drift = report.checked, report.drift
@@ -367,7 +368,7 @@ def _choose_profile(folder: ModelFolder, engine: AnyEngine, stored: StoredProfil
         return Profile(folder.spec.max_batch or stored.cap, run_ms)
     if folder.spec.max_batch is not None:
         return Profile(folder.spec.max_batch, {})
-    return _measure(folder, engine)
+    return _measure(folder, engine, largest_tiny=MAX_TINY_BATCH if engine.provider == "cpu" else MAX_MEASURED_BATCH)
 
 
 def _measure_lengths(
@@ -382,10 +383,16 @@ def _measure_lengths(
     return measured if costs.max_cost is None else measured._replace(cap=MAX_MEASURED_BATCH), costs
 
 
-def _measure(folder: ModelFolder, engine: AnyEngine, examples: Sequence[Mapping[str, Array]] = ()) -> Profile:
+def _measure(
+    folder: ModelFolder,
+    engine: AnyEngine,
+    examples: Sequence[Mapping[str, Array]] = (),
+    largest_tiny: int = MAX_MEASURED_BATCH,
+) -> Profile:
     spent = time.process_time if engine.provider == "cpu" else None
     with measuring_alone():
-        profile = measure_profile(MeasuredModel(engine.inputs, engine.run, spent=spent, examples=examples))
+        measured = MeasuredModel(engine.inputs, engine.run, spent=spent, examples=examples)
+        profile = measure_profile(measured, largest_tiny=largest_tiny)
     if isinstance(profile.error, RunFailed) and profile.error.fault == "device":  # else the first jobs would fail
         raise ModelError(folder.onnx, None, f"the device was lost while batch sizes were measured: {profile.error}")
     if profile.error is not None:
