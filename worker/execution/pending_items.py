@@ -40,10 +40,10 @@ class WorkItem:
     size: int = 1
     is_stacked: bool = False
     singles: Sequence["WorkItem"] = ()
-    key: str = field(init=False)  # its name in its worker: the job's id, and the row unless it is the first
+    key: str = field(init=False)  # its name in its worker: the job's id; attempt and row too, unless it is the first row
 
     def __post_init__(self) -> None:
-        self.key = f"{self.job.id} {self.row}" if self.row else self.job.id
+        self.key = f"{self.job.id} {self.job.attempt} {self.row}" if self.row else self.job.id
 
     def end(self) -> bool:
         """Record that the item has an outcome; returns False if its job already had one, through another row."""

@@ -263,3 +263,22 @@ async def test_the_rows_of_a_job_that_differ_take_the_place_of_its_item() -> Non
     pending.cancel("many")
     pending.mark_ready(whole)  # it was still preprocessed
     assert (pending.is_empty, pending.next_batch(), pending.room) == (True, None, 2)
+
+
+async def test_the_rest_of_an_earlier_claim_does_not_touch_a_later_one() -> None:
+    pending = PendingItems(BatchLimits(max_items=4))
+    old, new = block_of("many", 6), block_of("many", 6)
+    new.job = new.job._replace(attempt=2)
+    pending.add(old)
+    pending.mark_ready(old)
+    pending.next_batch()  # 4 of its rows
+    pending.add(new)
+    pending.mark_ready(new)
+    mixed = pending.next_batch()
+    assert mixed is not None
+    assert [(one.job.attempt, one.row, one.size) for one in mixed.items] == [(1, 4, 2), (2, 0, 2)]
+    pending.discard([old.job])
+    assert [*map(pending.is_running, mixed.items)] == [False, True]
+    assert (pending.room, pending.held()) == (0, [new.job])
+    pending.discard([new.job])
+    assert (pending.room, pending.is_empty) == (4, True)
