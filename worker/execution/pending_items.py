@@ -40,7 +40,7 @@ class WorkItem:
     size: int = 1
     is_stacked: bool = False
     singles: Sequence["WorkItem"] = ()
-    key: str = field(init=False)  # its name in its worker: the job's id; attempt and row too, unless it is the first row
+    key: str = field(init=False)  # its name in its worker: the job's id, and of later rows the attempt and the row
 
     def __post_init__(self) -> None:
         self.key = f"{self.job.id} {self.job.attempt} {self.row}" if self.row else self.job.id
