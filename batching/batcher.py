@@ -7,7 +7,8 @@ Rules, in order:
    is full or when its oldest item has waited `max_wait_s`.
 4. A batch holds at most `max_items` items, or `cap_of(group)` if lower, and at most `max_cost` cost. An item that
    costs more than `max_cost` runs alone.
-5. With a `run_overhead` the items of a group differ in length, their cost, and are padded: a batch holds its oldest
+5. An item of several rows counts as so many items. If a batch has room for a part of it, it is cut there.
+6. With a `run_overhead` the items of a group differ in length, their cost, and are padded: a batch holds its oldest
    item and its neighbours in length (length_grouping.py).
 """
 
@@ -20,6 +21,7 @@ from batching.length_grouping import choose_neighbours
 
 T = TypeVar("T")
 Reason = Literal["full", "aged"]
+Cut = Callable[[T, int], tuple[T, T]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +56,34 @@ class Batch(NamedTuple, Generic[T]):
 class Batcher(Generic[T]):
     """Pending items by group, in order of arrival."""
 
-    def __init__(self, limits: BatchLimits, cap_of: Callable[[Hashable], int] | None = None) -> None:
-        """Create a batcher. `cap_of(group)` may lower `max_items` for one group."""
+    def __init__(
+        self, limits: BatchLimits, cap_of: Callable[[Hashable], int] | None = None, cut: Cut[T] | None = None
+    ) -> None:
+        """Create a batcher. `cap_of(group)` may lower `max_items` for one group.
+
+        `cut(item, rows)` returns two items in place of one: its first `rows` rows, and the others.
+        """
         self.limits = limits
-        self._cap_of = cap_of
-        self._groups: dict[Hashable, deque[tuple[T, float, float]]] = {}  # item, cost, since; oldest first
+        self._cap_of, self._cut = cap_of, cut
+        # Item, cost of a row, since, rows; oldest first.
+        self._groups: dict[Hashable, deque[tuple[T, float, float, int]]] = {}
+        self._rows: dict[Hashable, int] = {}  # by group
 
     def __len__(self) -> int:
-        return sum(map(len, self._groups.values()))
+        return sum(self._rows.values())
 
-    def add(self, item: T, now: float, group: Hashable = None, cost: float = 1.0) -> None:
+    def add(self, item: T, now: float, group: Hashable = None, cost: float = 1.0, rows: int = 1) -> None:
         """Add an item at the end of its group. `now` must never decrease."""
-        self.extend([item], now, group, cost)
+        self.extend([item], now, group, cost, rows)
 
-    def extend(self, items: Iterable[T], now: float, group: Hashable = None, cost: float = 1.0) -> None:
-        """Add items of this cost each at the end of their group. `now` must never decrease."""
-        self._groups.setdefault(group, deque()).extend([(item, cost, now) for item in items])
+    def extend(self, items: Iterable[T], now: float, group: Hashable = None, cost: float = 1.0, rows: int = 1) -> None:
+        """Add items of `rows` rows each, and of this cost a row, at the end of their group. `now` must never decrease.
+
+        With a `run_overhead` an item has one row. An item of several rows needs `cut`.
+        """
+        added = [(item, cost, now, rows) for item in items]
+        self._groups.setdefault(group, deque()).extend(added)
+        self._rows[group] = self._rows.get(group, 0) + len(added) * rows
 
     def take(self, now: float) -> Batch[T] | None:
         """Remove and return the batch that is due, or None."""
@@ -90,9 +104,13 @@ class Batcher(Generic[T]):
         """Remove items, compared by identity."""
         identities = set(map(id, items))
         for group in list(self._groups):
-            kept = deque(waiting for waiting in self._groups.pop(group) if id(waiting[0]) not in identities)
-            if kept:
-                self._groups[group] = kept
+            self._keep(group, deque(each for each in self._groups[group] if id(each[0]) not in identities))
+
+    def _keep(self, group: Hashable, kept: "deque[tuple[T, float, float, int]]") -> None:
+        """Leave these items of a group waiting."""
+        del self._groups[group], self._rows[group]
+        if kept:
+            self._groups[group], self._rows[group] = kept, sum([rows for _, _, _, rows in kept])
 
     def _since(self, group: Hashable) -> float:
         return self._groups[group][0][2]
@@ -102,33 +120,43 @@ class Batcher(Generic[T]):
 
     def _due(self, group: Hashable, now: float) -> Reason | None:
         waiting, limits = self._groups[group], self.limits
-        is_costly = limits.max_cost < float("inf") and sum(cost for _, cost, _ in waiting) >= limits.max_cost
-        if is_costly or len(waiting) >= self._cap(group):
+        has_limit = limits.max_cost < float("inf")
+        is_costly = has_limit and sum(cost * rows for _, cost, _, rows in waiting) >= limits.max_cost
+        if is_costly or self._rows[group] >= self._cap(group):
             return "full"
         return "aged" if waiting[0][2] + limits.max_wait_s <= now else None
 
     def _close(self, group: Hashable, reason: Reason) -> Batch[T]:
-        waiting, cost, cap = self._groups[group], 0.0, self._cap(group)
+        waiting, free, cost_left = self._groups[group], self._cap(group), self.limits.max_cost
         items: list[T] = []
         if self.limits.run_overhead is not None and len(waiting) > 1:
-            return Batch(group, self._take_neighbours(group, cap, self.limits.run_overhead), reason)
-        while waiting and len(items) < cap:
-            cost += waiting[0][1]
-            if items and cost > self.limits.max_cost:
+            return Batch(group, self._take_neighbours(group, free, self.limits.run_overhead), reason)
+        while waiting and free:
+            item, cost, since, rows = waiting[0]
+            taken = min(rows, free)
+            if taken * cost > cost_left:
+                taken = max(int(cost_left / cost), 0 if items else 1)
+                if not taken:
+                    break
+            if taken == rows or self._cut is None:
+                waiting.popleft()
+            else:
+                item, rest = self._cut(item, taken)
+                waiting[0] = (rest, cost, since, rows - taken)
+            items.append(item)
+            free, cost_left = free - taken, cost_left - taken * cost
+            self._rows[group] -= taken
+            if cost_left < 0:
                 break
-            items.append(waiting.popleft()[0])
         if not waiting:
-            del self._groups[group]
+            del self._groups[group], self._rows[group]
         return Batch(group, items, reason)
 
     def _take_neighbours(self, group: Hashable, cap: int, run_overhead: float) -> list[T]:
         waiting = self._groups[group]
-        costs = [cost for _, cost, _ in waiting]
+        costs = [cost for _, cost, _, _ in waiting]
         chosen = choose_neighbours(costs, cap, self.limits.max_cost, run_overhead)
         items = [waiting[at][0] for at in chosen]
-        if len(chosen) == len(waiting):
-            del self._groups[group]
-        else:
-            taken = set(chosen)
-            self._groups[group] = deque(each for at, each in enumerate(waiting) if at not in taken)
+        taken = set(chosen)
+        self._keep(group, deque(each for at, each in enumerate(waiting) if at not in taken))
         return items

@@ -39,6 +39,19 @@ def stack_items(
     return {name: _stack([item[name] for item in rows]) for name in items[0]}
 
 
+def stack_blocks(blocks: Sequence[Arrays], padded_size: int = 0) -> Arrays:
+    """Stack blocks of rows of one group, in order: arrays `(k, *shape)` each become `(n, *shape)`.
+
+    If `padded_size` exceeds n, the last row is repeated in the padding rows. A block alone is not copied.
+    """
+    missing = padded_size - sum([len(next(iter(block.values()))) for block in blocks])
+    if missing > 0:
+        blocks = [*blocks, *[{name: array[-1:] for name, array in blocks[-1].items()}] * missing]
+    if len(blocks) == 1:
+        return blocks[0]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
 def _stack(arrays: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
     """Stack arrays of one type and shape. For small arrays `np.stack` takes four times as long."""
     shape = arrays[0].shape

@@ -23,6 +23,7 @@ from model_runtime.output_encoding import encode_output
 from model_runtime.profiling import batch_consistency, profile_store
 from model_runtime.profiling.batch_cap import (
     MAX_MEASURED_BATCH,
+    MAX_TINY_BATCH,
     LengthCosts,
     MeasuredModel,
     Profile,
@@ -57,6 +58,7 @@ class Model:
     preprocessing is slow, so the in-flight journal gets each item by itself instead of all that are preprocessed
     together.
     `stacks_rows`: the outputs of a job's rows are postprocessed together, stacked along a first dimension.
+    `runs_stacked_rows`: the rows of a job have one shape and no padding, so they are preprocessed and run stacked.
     `row_group`: the batching group of all items, None if each item has its own.
     `padding`: how items of different lengths run together; None: items have no length. `run_overhead` and
     `max_batch_cost`: limits of its batches (batching/batcher.py).
@@ -89,6 +91,7 @@ class Model:
         self.row_group = None if self.has_custom_task else task.row_group
         self.inputs = engine.inputs
         self.padding, costs = padding, costs or LengthCosts()
+        self.runs_stacked_rows = task.stacks_rows and not (padding and padding.is_used)
         self.run_overhead = costs.run_overhead if padding and padding.is_used else None
         max_cost = (folder.spec.max_batch_cost or costs.max_cost) if padding and engine.batchable else None
         self.max_batch_cost = float("inf") if max_cost is None else max_cost
@@ -113,10 +116,13 @@ class Model:
 
     def preprocess_rows(self, kind: str, data: bytes, parameters: dict[str, Any], rows: int) -> list[PreparedRow]:
         """Return the arrays and parameters of each row of an input. Raises Refused."""
-        self._check_kind(kind)
-        if self._max_rows is None:
-            raise Refused("invalid_input", f"model {self.name} takes no inputs of several rows")
+        self._check_rows(kind)
         return self._task.preprocess_rows(kind, data, parameters, rows)
+
+    def preprocess_stacked(self, kind: str, data: bytes, parameters: dict[str, Any], rows: int) -> dict[str, Array]:
+        """Return the arrays of all rows of an input, `(rows, *shape)`, if `runs_stacked_rows`. Raises Refused."""
+        self._check_rows(kind)
+        return self._task.preprocess_stacked(kind, data, parameters, rows)
 
     def group_of(self, arrays: Mapping[str, Array]) -> tuple[Hashable, float]:
         """Return the batching group of an item, and its cost. Raises Refused if its arrays contradict each other."""
@@ -127,6 +133,11 @@ class Model:
         except ValueError as error:
             raise Refused("invalid_input", str(error)) from error
         return group_of(arrays, self.padding), float(self.padding.padded_length(length))
+
+    def _check_rows(self, kind: str) -> None:
+        self._check_kind(kind)
+        if self._max_rows is None:
+            raise Refused("invalid_input", f"model {self.name} takes no inputs of several rows")
 
     def _check_kind(self, kind: str) -> None:
         if kind not in self._kinds:
@@ -343,7 +354,7 @@ def _check_consistency(folder: ModelFolder, engine: AnyEngine, task: Task, facts
         find_indices=engine.provider == "cpu",
         examples=read_own_examples(folder.path, task, engine.inputs, QUICK_CHECK_ROWS),
     )
-    cap = folder.spec.max_batch or MAX_MEASURED_BATCH
+    cap = folder.spec.max_batch or (MAX_TINY_BATCH if engine.provider == "cpu" else MAX_MEASURED_BATCH)
     larger = buckets.choose_buckets("cuda", cap, folder.spec.buckets)  # on a CPU, the same sizes as on a GPU
     report = check.short(QUICK_CHECK_ROWS, larger)
     engine.checked, engine.drift = report.checked, report.drift
@@ -363,7 +374,7 @@ def _choose_profile(folder: ModelFolder, engine: AnyEngine, stored: StoredProfil
         return Profile(folder.spec.max_batch or stored.cap, run_ms)
     if folder.spec.max_batch is not None:
         return Profile(folder.spec.max_batch, {})
-    return _measure(folder, engine)
+    return _measure(folder, engine, largest_tiny=MAX_TINY_BATCH if engine.provider == "cpu" else MAX_MEASURED_BATCH)
 
 
 def _measure_lengths(
@@ -378,10 +389,16 @@ def _measure_lengths(
     return measured if costs.max_cost is None else measured._replace(cap=MAX_MEASURED_BATCH), costs
 
 
-def _measure(folder: ModelFolder, engine: AnyEngine, examples: Sequence[Mapping[str, Array]] = ()) -> Profile:
+def _measure(
+    folder: ModelFolder,
+    engine: AnyEngine,
+    examples: Sequence[Mapping[str, Array]] = (),
+    largest_tiny: int = MAX_MEASURED_BATCH,
+) -> Profile:
     spent = time.process_time if engine.provider == "cpu" else None
     with measuring_alone():
-        profile = measure_profile(MeasuredModel(engine.inputs, engine.run, spent=spent, examples=examples))
+        measured = MeasuredModel(engine.inputs, engine.run, spent=spent, examples=examples)
+        profile = measure_profile(measured, largest_tiny=largest_tiny)
     if isinstance(profile.error, RunFailed) and profile.error.fault == "device":  # else the first jobs would fail
         raise ModelError(folder.onnx, None, f"the device was lost while batch sizes were measured: {profile.error}")
     if profile.error is not None:

@@ -26,7 +26,7 @@ from worker.execution.device import Device, run_batches
 from worker.execution.inline_runs import InlineRunPolicy
 from worker.execution.pending_items import CompletedItem, PendingItems, WorkItem
 from worker.execution.postprocess import Postprocessor
-from worker.execution.preprocess import ITEMS_PER_DECODE, preprocess_items, split_rows
+from worker.execution.preprocess import ITEMS_PER_DECODE, item_of, preprocess_items
 from worker.fair_thread_pool import Work
 
 T = TypeVar("T")
@@ -163,7 +163,7 @@ class Offline:
 
     def _add_all(self, jobs: Sequence[ClaimedJob]) -> None:
         now = time.monotonic()
-        items = [*split_rows(self._model, [WorkItem(job, {}, now, now + NEVER_S) for job in jobs])]
+        items = [item_of(self._model, job, now, now + NEVER_S) for job in jobs]
         self._pending.add(*items)
         self._tasks.run(self._decode(items))
 
@@ -182,15 +182,14 @@ class Offline:
     ) -> tuple[dict[str, Exception], list[WorkItem], list[CompletedItem | None]]:
         """Read the inputs and preprocess them; returns errors by job, then the items that were read and their ends."""
         read_errors: dict[str, Exception] = {}
-        read: dict[str, ClaimedJob] = {}
-        for job in {item.job.id: item.job for item in items}.values():
+        readable: list[WorkItem] = []
+        for item in items:
+            job_id = item.job.id
             try:
-                read[job.id] = job._replace(input=self._pending_results[job.id].offline_input.read())
+                item.job = item.job._replace(input=self._pending_results[job_id].offline_input.read())
+                readable.append(item)
             except Exception as error:  # noqa: BLE001 (the error becomes the input's result)
-                read_errors[job.id] = error
-        readable = [item for item in items if item.job.id in read]
-        for item in readable:
-            item.job = read[item.job.id]
+                read_errors[job_id] = error
         return read_errors, readable, preprocess_items(self._model, self._journal, readable)
 
 

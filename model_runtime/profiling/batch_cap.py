@@ -15,6 +15,10 @@ from model_runtime.profiling.profile_store import Latency, StoredProfile
 from model_runtime.tensor_spec import Array, TensorSpec
 
 MAX_MEASURED_BATCH: Final = 64  # limit of measured caps; an operator may set a larger one
+# On a CPU, the limit for a model whose runs of more rows than that take at most MAX_TINY_RUN_S: there a batch costs
+# more outside of its run than in it.
+MAX_TINY_BATCH: Final = 512
+MAX_TINY_RUN_S: Final = 0.002
 COST_TOLERANCE: Final = 0.95  # a size is good if the lowest cost per row is at least this share of its own
 # Below this run time a larger batch is allowed without a gain, as batches also cost time outside the run
 # (docs/explanation/decisions/batch-caps-and-claims.md).
@@ -90,23 +94,32 @@ class MeasuredModel(NamedTuple):
         return RunTimes(run_s, max(1e-9, self.spent() - spent_before) if self.spent else run_s)
 
 
-def measure_profile(model: MeasuredModel, largest: int = MAX_MEASURED_BATCH) -> Profile:
+def measure_profile(
+    model: MeasuredModel, largest: int = MAX_MEASURED_BATCH, largest_tiny: int = MAX_MEASURED_BATCH
+) -> Profile:
     """Measure batches of 1, 2, 4, … rows until a larger one brings no gain, and choose the cap.
 
     On a CPU the cost is CPU time, which other work on the machine changes much less than wall time.
     A model with free dimensions and no examples, or that cannot run on zeros, is not measured: its cap is half of
-    `largest`.
+    `largest`. `largest_tiny`: limit in place of `largest` while a run takes at most MAX_TINY_RUN_S.
     """
     if not model.examples and not all(tensor_spec.is_fixed for tensor_spec in model.inputs):
         return Profile(max(1, largest // 2), {})
     known: dict[int, RunTimes] = {}
     failure: Exception | None = None
     started, size, without_gain = model.clock(), 1, 0
-    while size <= largest and _may_gain(known, without_gain) and _has_time(known, model.clock() - started):
+    while (
+        _is_allowed(known, size, largest, largest_tiny)
+        and _may_gain(known, without_gain)
+        and _has_time(known, model.clock() - started)
+    ):
         before = lowest_cost(known)
         try:
             model.warm_up(size)
-            known[size] = _min_times(model.time(size), model.time(size))
+            times = _min_times(model.time(size), model.time(size))
+            if size > largest and times.run_s > MAX_TINY_RUN_S:
+                break
+            known[size] = times
         except Exception as error:  # noqa: BLE001 - it may still serve real rows or smaller batches
             failure = error
             break
@@ -200,7 +213,7 @@ def cap_from_latencies(latencies: dict[int, Latency], *, by_cpu: bool) -> int:
     known = {
         size: RunTimes(latency.p50_ms / 1000, latency.cpu_us_per_row * size / 1e6 if by_cpu else latency.p50_ms / 1000)
         for size, latency in latencies.items()
-        if size <= MAX_MEASURED_BATCH
+        if size <= MAX_MEASURED_BATCH or (by_cpu and size <= MAX_TINY_BATCH and latency.p50_ms <= MAX_TINY_RUN_S * 1000)
     }
     return choose_cap(known)
 
@@ -216,6 +229,11 @@ def _remeasure(model: MeasuredModel, known: dict[int, RunTimes], until: float) -
 
 def _min_times(first: RunTimes, second: RunTimes) -> RunTimes:
     return RunTimes(min(first.run_s, second.run_s), min(first.cost_s, second.cost_s))
+
+
+def _is_allowed(known: Mapping[int, RunTimes], size: int, largest: int, largest_tiny: int) -> bool:
+    """Return true if a cap may be this size, as far as it is known from runs of half the size."""
+    return size <= largest or (size <= largest_tiny and 2 * known[size // 2].run_s <= MAX_TINY_RUN_S)
 
 
 def _may_gain(known: Mapping[int, RunTimes], without_gain: int) -> bool:

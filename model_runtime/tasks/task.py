@@ -37,8 +37,9 @@ class Task(ABC):
                    always run in threads
     `inline_bytes`  inputs of together at most this size are preprocessed on the event loop, although `offload` is True
     `takes_rows`   True: an input may have several rows, which `preprocess_rows` splits
-    `stacks_rows`  True: `postprocess` is called once for all rows, whose outputs are stacked along a new first
-                   dimension; False: once for each row, and the job's output is {"rows": [...]}
+    `stacks_rows`  True: `preprocess_stacked` returns the inputs of all rows, stacked along a new first dimension, and
+                   `postprocess` is called once for all rows, whose outputs are stacked in the same way; False: once for
+                   each row, and the job's output is {"rows": [...]}
     `returns_arrays`  True: `postprocess` passes the model's arrays on, so that its output is as large as they are
     `encodes_padded`  True: `encode_batch` takes outputs that are not cut to the items' lengths
     `is_slow`      True: `postprocess` takes long whatever the size of the outputs, so it runs in a thread
@@ -90,6 +91,10 @@ class Task(ABC):
         Raise Refused for an invalid input; its detail `row` is the index of the row that is invalid.
         """
         raise NotImplementedError  # only for tasks that take rows
+
+    def preprocess_stacked(self, kind: str, data: bytes, parameters: dict[str, Any], rows: int) -> dict[str, Array]:
+        """Return the arrays of all rows of an input, with the rows as their first dimension. Raise Refused."""
+        raise NotImplementedError  # only for tasks that stack rows
 
     def make_rows(self, count: int) -> Sequence[dict[str, Array]]:  # noqa: ARG002 (for built-in tasks)
         """Return up to `count` rows of one shape with which a model can be checked that has no examples.

@@ -64,6 +64,11 @@ class TensorTask(Task):
 
     def preprocess_rows(self, kind: str, data: bytes, parameters: dict[str, Any], rows: int) -> list[PreparedRow]:
         """Return the views of each row of `data`, whose tensors have the rows as their first dimension."""
+        arrays = self.preprocess_stacked(kind, data, parameters, rows)
+        return [({name: array[row, ...] for name, array in arrays.items()}, parameters) for row in range(rows)]
+
+    def preprocess_stacked(self, kind: str, data: bytes, parameters: dict[str, Any], rows: int) -> dict[str, Array]:
+        """Return the views of `data`, whose tensors have the rows as their first dimension."""
         if parameters:
             read_encoding(parameters, _ENCODINGS)
         if kind == "raw":
@@ -73,10 +78,9 @@ class TensorTask(Task):
             frame = tensors.unpack_tensors(data)
         if frame.keys() != self._by_name.keys():
             raise Refused("invalid_input", f"expected the tensors {sorted(self._by_name)}, got {sorted(frame)}")
-        arrays = {
+        return {
             name: _view(spec._replace(shape=(rows, *spec.shape)), frame[name]) for name, spec in self._by_name.items()
         }
-        return [({name: array[row, ...] for name, array in arrays.items()}, parameters) for row in range(rows)]
 
     def postprocess(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return the tensors, their values as flat arrays that `encode_output` writes."""

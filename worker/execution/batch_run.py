@@ -6,11 +6,11 @@ Also postprocesses outputs: small ones of built-in tasks at once, others later a
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby
-from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from batching.collation import Arrays, CollationError, check_row_count, split_outputs, stack_items
+import numpy as np
+
+from batching.collation import Arrays, CollationError, check_row_count, split_outputs, stack_blocks, stack_items
 from batching.memory_limits import MemoryLimits
 from jobs.contract.errors import Refused
 from jobs.contract.lifecycle import State
@@ -21,8 +21,6 @@ from worker.execution import outcomes
 from worker.execution.inline_runs import InlineRunPolicy
 from worker.execution.pending_items import CompletedItem, WorkItem
 from worker.execution.row_joiner import RowJoiner
-
-_JOINER: Final = attrgetter("joiner")
 
 
 class DeviceLost(Exception):
@@ -59,12 +57,14 @@ class RunContext(NamedTuple):
 
 
 class BatchRun:
-    """One batch of one group. `stop` ends the run early, from any thread; None: the run cannot be stopped."""
+    """One batch of one group. `stop` ends the run early, from any thread; None: the run cannot be stopped.
 
-    def __init__(
-        self, run_context: RunContext, group: Hashable, items: Sequence[WorkItem], stop: Stop | None = None
-    ) -> None:
-        self.items, self.stop = items, stop
+    `size`: how many rows it has; an item without rows counts as one.
+    """
+
+    def __init__(self, run_context: RunContext, group: Hashable, items: Sequence[WorkItem]) -> None:
+        self.items, self.size = items, _size_of(items)
+        self.stop: Stop | None = None
         self.cpu_s = 0.0  # of the thread that ran it
         self.batches: list[tuple[int, float]] = []  # size and time in ms of each that succeeded
         self.splits = 0  # bisections
@@ -87,34 +87,34 @@ class BatchRun:
     def _run(self, items: Sequence[WorkItem], *, known_bad: bool = False) -> list[CompletedItem | RunOutput]:
         """Run some items. `known_bad`: together they fail for certain, so they are bisected without a run."""
         fault: Fault = "input"
-        if not known_bad or len(items) == 1:
-            completed = self._run_once(items)
+        size = _size_of(items)
+        if not known_bad or size == 1:
+            completed = self._run_once(items, size)
             if isinstance(completed, list):
                 return completed
             fault = completed
-        middle = len(items) // 2
         self.splits += 1
-        first = self._run(items[:middle])
+        left, right = _cut(items, size // 2)
+        first = self._run(left)
         # If the first half succeeded, the fault is in the other half, and all of it would only fail again. After
         # an out-of-memory error each half may succeed.
         succeeded = all(isinstance(end, RunOutput) or end.outcome.state == State.SUCCEEDED for end in first)
-        return first + self._run(items[middle:], known_bad=succeeded and fault == "input")
+        return first + self._run(right, known_bad=succeeded and fault == "input")
 
-    def _run_once(self, items: Sequence[WorkItem]) -> list[CompletedItem | RunOutput] | Fault:
+    def _run_once(self, items: Sequence[WorkItem], size: int) -> list[CompletedItem | RunOutput] | Fault:
         """Run items together; returns their results, or a fault that bisection may attribute to one item."""
         self._journal.record([item.job.claim for item in items])
         started = time.monotonic()
         try:
-            padded_size = self._padded_size(items)
-            stacked = stack_items([item.arrays for item in items], padded_size, self._model.padding)
-            rows = self._model.run(stacked, self.stop)
-            check_row_count(rows, len(items), padded_size)
+            padded_size = self._padded_size(size)
+            rows = self._model.run(self._stack(items, padded_size), self.stop)
+            check_row_count(rows, size, padded_size)
         except Exception as error:  # noqa: BLE001 (a runtime may raise any Exception)
-            return self._classify(items, error)
+            return self._classify(items, size, error)
         infer_ms = (time.monotonic() - started) * 1000
-        started_ms, size = started * 1000, len(items)
+        started_ms = started * 1000
         self.batches.append((size, infer_ms))
-        self._count_padding(items, padded_size)
+        self._count_padding(items, size, padded_size)
 
         def ran(item: WorkItem, outputs: Arrays) -> RunOutput:
             wait_ms = max(0.0, started_ms - item.claimed_at * 1000 - item.decode_ms)
@@ -125,40 +125,44 @@ class BatchRun:
                 self._end_encoded(ran(item, {}), body, started_ms) for item, body in zip(items, bodies, strict=True)
             ]
             return [end for end in ends if end is not None]
-        outputs = self._split(items, rows, padded_size)
+        outputs = [ran(item, own) for item, own in zip(items, self._split(items, rows, padded_size), strict=True)]
         if self._model.has_custom_task:
-            return [ran(items[at], own) for at, _, own in outputs]
+            return [*outputs]
         has_large = self._model.has_large_output
-        joined = [self._join(ran(items[at], own), started_ms, count=count) for at, count, own in outputs]
+        joined = [self._join(each, started_ms) for each in outputs]
         return [
             end if isinstance(end, CompletedItem) or has_large(end.outputs) else postprocess_output(self._context, end)
             for end in joined
             if end is not None
         ]
 
-    def _count_padding(self, items: Sequence[WorkItem], padded_size: int) -> None:
+    def _count_padding(self, items: Sequence[WorkItem], size: int, padded_size: int) -> None:
         """Count the rows of a run, or with lengths their units, and how many of them were padding."""
-        padding, work, own = self._model.padding, padded_size, len(items)
+        padding, work, own = self._model.padding, padded_size, size
         if padding is not None and padding.is_used:
             lengths = [padding.length_of(item.arrays) for item in items]
             work, own = padded_size * padding.padded_length(max(lengths)), sum(lengths)
         self.work += work
         self.padding += work - own
 
-    def _split(self, items: Sequence[WorkItem], rows: Arrays, padded_size: int) -> Sequence[tuple[int, int, Arrays]]:
-        """Return the outputs of each item, without those of padding: its index, 0, and its outputs.
+    def _stack(self, items: Sequence[WorkItem], padded_size: int) -> Arrays:
+        arrays = [item.arrays for item in items]
+        if not _has_blocks(items):
+            return stack_items(arrays, padded_size, self._model.padding)
+        blocks = [
+            own if item.is_stacked else {name: array[np.newaxis] for name, array in own.items()}
+            for item, own in zip(items, arrays, strict=True)
+        ]
+        return stack_blocks(blocks, padded_size)
 
-        Those of rows of one job that follow each other are returned together, stacked: the index of the first of them,
-        their number, and their outputs.
-        """
-        padding = self._model.padding
-        is_padded = padding is not None and padding.is_used
-        if self._model.stacks_rows and not is_padded and any(item.joiner for item in items):
-            return [*_split_by_job(items, rows)]
-        split: Sequence[Arrays] = split_outputs(rows, len(items), padded_size)
-        if padding is not None and is_padded:
-            split = [padding.cut(own, padding.length_of(item.arrays)) for item, own in zip(items, split, strict=True)]
-        return [(at, 0, own) for at, own in enumerate(split)]
+    def _split(self, items: Sequence[WorkItem], rows: Arrays, padded_size: int) -> Sequence[Arrays]:
+        """Return the outputs of each item, stacked as its inputs are, without those of padding."""
+        if _has_blocks(items):
+            return [*_split_blocks(items, rows)]
+        split, padding = split_outputs(rows, len(items), padded_size), self._model.padding
+        if padding is None or not padding.is_used:
+            return split
+        return [padding.cut(own, padding.length_of(item.arrays)) for item, own in zip(items, split, strict=True)]
 
     def _end_encoded(self, ran: RunOutput, body: bytes, started_ms: float) -> CompletedItem | RunOutput | None:
         """Return the outcome of an item whose answer is encoded, or of its job; None while rows are missing."""
@@ -167,24 +171,17 @@ class BatchRun:
         outcome = ran.item.outcome(State.SUCCEEDED, body, ran.batch_ms, ran.infer_ms, ran.batch_size)
         return CompletedItem(ran.item, outcome)
 
-    def _join(
-        self, ran: RunOutput, started_ms: float, answer: bytes | None = None, *, count: int = 0
-    ) -> CompletedItem | RunOutput | None:
+    def _join(self, ran: RunOutput, started_ms: float, answer: bytes | None = None) -> CompletedItem | RunOutput | None:
         """Return the outputs of an item, or of all rows of its job; None while rows are missing.
 
-        `answer`: of the row, if it is encoded. `count`: number of rows whose outputs are stacked; 0: they are not.
+        `answer`: of the row, if it is encoded.
         """
         item, joiner = ran.item, ran.item.joiner
         if joiner is None:
             return ran
         try:
             since_ms = started_ms - item.claimed_at * 1000
-            if count:
-                times = (since_ms, ran.infer_ms, ran.batch_size)
-                is_whole = joiner.add_rows(item.row or 0, count, ran.outputs, *times)
-            else:
-                is_whole = self._add_row(joiner, ran, since_ms, answer)
-            if not is_whole:
+            if not self._add_rows(joiner, ran, since_ms, answer):
                 return None
         except Exception as error:  # noqa: BLE001 (a task may raise anything)
             is_of_all = isinstance(error, Refused) and error.code == "output_too_large"
@@ -195,9 +192,11 @@ class BatchRun:
             return RunOutput(whole, joiner.outputs, joiner.batch_ms, joiner.infer_ms, joiner.batch_size)
         return self._joined_answers(whole, joiner)
 
-    def _add_row(self, joiner: RowJoiner, ran: RunOutput, since_ms: float, answer: bytes | None) -> bool:
-        """Add the outputs of a row, or its answer; returns whether all rows are there. Raises as the task does."""
+    def _add_rows(self, joiner: RowJoiner, ran: RunOutput, since_ms: float, answer: bytes | None) -> bool:
+        """Add an item's outputs, or its answer; returns whether all rows are there. Raises as the task does."""
         row = ran.item.row or 0
+        if ran.item.is_stacked:
+            return joiner.add_rows(row, ran.item.size, ran.outputs, since_ms, ran.infer_ms, ran.batch_size)
         if self._model.stacks_rows:
             return joiner.add(row, ran.outputs, since_ms, ran.infer_ms, ran.batch_size)
         if answer is None:
@@ -219,41 +218,57 @@ class BatchRun:
             rows = {name: array[: len(items)] for name, array in rows.items()}
         return self._model.encode_batch(rows, [item.parameters for item in items], self._context.chunk_bytes)
 
-    def _padded_size(self, items: Sequence[WorkItem]) -> int:
-        """Return how many rows these items run with: padded to a bucket, unless memory had no room for as many rows."""
-        padded_size = self._model.padded_size(len(items))
-        if padded_size > len(items) and padded_size > self._ceilings.of(self._group, time.monotonic()):
-            return len(items)
+    def _padded_size(self, size: int) -> int:
+        """Return how many rows `size` rows run with: padded to a bucket, unless memory had no room for as many."""
+        padded_size = self._model.padded_size(size)
+        if padded_size > size and padded_size > self._ceilings.of(self._group, time.monotonic()):
+            return size
         return padded_size
 
-    def _classify(self, items: Sequence[WorkItem], error: Exception) -> list[CompletedItem | RunOutput] | Fault:
+    def _classify(
+        self, items: Sequence[WorkItem], size: int, error: Exception
+    ) -> list[CompletedItem | RunOutput] | Fault:
         fault = error.fault if isinstance(error, RunFailed) else classify_error(error)
         if fault == "device":
             raise DeviceLost(str(error)) from error
         now = time.monotonic()
         if fault == "stopped":
             return [outcomes.expire_item(i) if i.expires_at <= now else outcomes.requeue_item(i) for i in items]
-        if fault == "memory" and self._padded_size(items) > len(items):  # they may fit without padding rows
-            self._ceilings.too_many(self._group, 2 * len(items), now)
-        if len(items) == 1:
+        if fault == "memory" and self._padded_size(size) > size:  # they may fit without padding rows
+            self._ceilings.too_many(self._group, 2 * size, now)
+        if size == 1:
             return [outcomes.outcome_of_error(self._model, items[0], error, "run")]
         if fault == "memory":
-            self._ceilings.too_many(self._group, len(items), now)
+            self._ceilings.too_many(self._group, size, now)
         return fault
 
 
-def _split_by_job(items: Sequence[WorkItem], rows: Arrays) -> Iterator[tuple[int, int, Arrays]]:
-    """Yield the outputs of jobs, see `BatchRun._split`."""
+def _size_of(items: Sequence[WorkItem]) -> int:
+    return sum([item.size for item in items])
+
+
+def _has_blocks(items: Sequence[WorkItem]) -> bool:
+    return any(item.is_stacked for item in items)
+
+
+def _cut(items: Sequence[WorkItem], size: int) -> tuple[list[WorkItem], list[WorkItem]]:
+    """Return the items with the first `size` rows, and the others; an item that has rows of both is cut."""
+    left: list[WorkItem] = []
+    for at, item in enumerate(items):
+        if item.size > size:
+            first, rest = item.cut(size) if size else (None, item)
+            return [*left, *filter(None, [first])], [rest, *items[at + 1 :]]
+        left.append(item)
+        size -= item.size
+    return left, []
+
+
+def _split_blocks(items: Sequence[WorkItem], rows: Arrays) -> Iterator[Arrays]:
     at = 0
-    for joiner, of_job in groupby(items, _JOINER):
-        own = [*of_job]
-        if joiner is not None and (own[-1].row or 0) - (own[0].row or 0) == len(own) - 1:
-            yield at, len(own), {name: array[at : at + len(own)] for name, array in rows.items()}
-        else:
-            yield from (
-                (row, 0, {name: array[row, ...] for name, array in rows.items()}) for row in range(at, at + len(own))
-            )
-        at += len(own)
+    for item in items:
+        own = slice(at, at + item.size) if item.is_stacked else at
+        yield {name: array[own, ...] for name, array in rows.items()}
+        at += item.size
 
 
 def postprocess_output(run_context: RunContext, ran: RunOutput) -> CompletedItem:

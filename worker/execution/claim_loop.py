@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import groupby
-from operator import attrgetter
 
 from jobs.contract.errors import StoreUnavailable
 from jobs.contract.job import LANES, ClaimedJob, ClaimResult, Handoff, Lane
@@ -24,8 +22,8 @@ from worker.execution.bulk_quota import CLAIM_INTERVAL_S, BulkSlotShare
 from worker.execution.device import Device
 from worker.execution.isolation_gate import IsolationGate
 from worker.execution.long_run_separation import LongRunSeparation
-from worker.execution.pending_items import CompletedItem, PendingItems, WorkItem
-from worker.execution.preprocess import ITEMS_PER_DECODE, preprocess_items, split_rows
+from worker.execution.pending_items import SIZE, CompletedItem, PendingItems, WorkItem
+from worker.execution.preprocess import ITEMS_PER_DECODE, item_of, preprocess_items
 from worker.execution.result_writer import ResultWriter
 from worker.fair_thread_pool import FairThreadPool, Work
 
@@ -35,7 +33,6 @@ OUTAGE_PAUSE_S = 0.5
 MIN_WAIT_S = 0.01  # shorter waits before a claim have no effect
 SLACK_S = 0.003
 PAUSED_LANE_POLL_S = 0.1  # between two claims of a model with a paused lane, whose worker is not always woken
-_JOB_ID = attrgetter("job.id")
 
 
 class ClaimLoop:
@@ -212,9 +209,8 @@ class ClaimLoop:
 
     def _add_items(self, claimed: list[ClaimedJob], claim_started_at: float) -> None:
         now = time.monotonic()
-        items = [WorkItem(job, {}, now, now + job.deadline_ms / 1000 - job.claimed_us / 1e6) for job in claimed]
-        if any(job.rows for job in claimed):
-            items = [*split_rows(self._model, items)]
+        model = self._model
+        items = [item_of(model, job, now, now + job.deadline_ms / 1000 - job.claimed_us / 1e6) for job in claimed]
         self._pending.add(*items)
         if not self._model.offload or self._is_short(claimed):
             self._settle_items(items, preprocess_items(self._model, self._journal, items), claim_started_at)
@@ -222,7 +218,8 @@ class ClaimLoop:
         for chunk in self._split_by_tenant(items):
             until = max(item.expires_at for item in chunk)
             work = partial(preprocess_items, self._model, self._journal, chunk)
-            future = self._threads.submit(Work(chunk[0].job.tenant, self._model.name, work, len(chunk), until))
+            inputs = sum(map(SIZE, chunk))
+            future = self._threads.submit(Work(chunk[0].job.tenant, self._model.name, work, inputs, until))
             future.add_done_callback(partial(self._on_preprocessed, chunk, claim_started_at))
 
     def _is_short(self, claimed: list[ClaimedJob]) -> bool:
@@ -231,21 +228,18 @@ class ClaimLoop:
         return bool(limit) and sum(len(job.input or b"") for job in claimed) <= limit
 
     def _split_by_tenant(self, items: list[WorkItem]) -> Iterator[list[WorkItem]]:
-        """Split items by tenant, then into chunks that are preprocessed in one go: single jobs if a tenant is slow.
-
-        The rows of a job stay together: the first of them preprocesses the input of all.
-        """
+        """Split items by tenant, then into chunks that are preprocessed in one go: single jobs if a tenant is slow."""
         by_tenant: dict[str, list[WorkItem]] = {}
         for item in items:
             by_tenant.setdefault(item.job.tenant, []).append(item)
         for tenant, tenant_items in by_tenant.items():
             may_split = self._model.has_custom_task or len(by_tenant) > 1 or self._threads.has_other_tenants(tenant)
-            default_size = ITEMS_PER_DECODE if self._model.is_journaled_singly else len(tenant_items)
+            default_size = ITEMS_PER_DECODE if self._model.is_journaled_singly else sum(map(SIZE, tenant_items))
             chunk_size = 1 if may_split and self._threads.is_slow(tenant) else default_size
             chunk: list[WorkItem] = []
-            for _, rows in groupby(tenant_items, _JOB_ID):
-                chunk += rows
-                if len(chunk) >= chunk_size:
+            for item in tenant_items:
+                chunk.append(item)
+                if sum(map(SIZE, chunk)) >= chunk_size:
                     yield chunk
                     chunk = []
             if chunk:

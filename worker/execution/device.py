@@ -103,13 +103,13 @@ class Device:
             batch = pending.next_batch()
             if batch is None:
                 return completed
-            item_count = len(batch.items)
+            run = BatchRun(run_context, batch.group, batch.items)
+            item_count = run.size
             if inline_policy.is_expected_short(item_count):
-                run = BatchRun(run_context, batch.group, batch.items)
                 completed += self._run_inline(run)
             else:
                 turn.ends_at = started + self._times[turn.name].estimate_s(item_count)
-                run = BatchRun(run_context, batch.group, batch.items, Stop())
+                run.stop = Stop()
                 completed += await self._run(turn, run)
             seconds = time.monotonic() - started
         finally:

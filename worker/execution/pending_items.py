@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import attrgetter
@@ -19,9 +19,12 @@ from worker.execution.row_joiner import RowJoiner
 
 @dataclass(slots=True, eq=False, repr=False)  # inputs are the caller's data: keep them out of logs
 class WorkItem:
-    """A claimed job, or one row of a job of several rows, which has a joiner. Times on the monotonic clock, in seconds.
+    """A claimed job, or rows of a job of several rows, which has a joiner. Times on the monotonic clock, in seconds.
 
-    `row`: its index from 0; None for all rows together, or without rows. `cost`: its share of `max_batch_cost`.
+    `row`: the index of its first row, from 0; None for all rows together, or without rows. `size`: how many rows or
+    slots it has. `is_stacked`: its arrays have the rows as their first dimension; False: it is one row, without it.
+    `singles`: the items of its rows, which take its place once it is preprocessed, because they cannot stay together.
+    `cost`: the share of each row of `max_batch_cost`.
     """
 
     job: ClaimedJob
@@ -34,14 +37,25 @@ class WorkItem:
     cost: float = 1.0
     row: int | None = None
     joiner: RowJoiner | None = None
-    key: str = field(init=False)  # its name in its worker: the job's id, and the row unless it is the first
+    size: int = 1
+    is_stacked: bool = False
+    singles: Sequence["WorkItem"] = ()
+    key: str = field(init=False)  # its name in its worker: the job's id, and of later rows the attempt and the row
 
     def __post_init__(self) -> None:
-        self.key = f"{self.job.id} {self.row}" if self.row else self.job.id
+        self.key = f"{self.job.id} {self.job.attempt} {self.row}" if self.row else self.job.id
 
     def end(self) -> bool:
         """Record that the item has an outcome; returns False if its job already had one, through another row."""
         return self.joiner is None or self.joiner.end()
+
+    def cut(self, rows: int) -> tuple["WorkItem", "WorkItem"]:
+        """Return two items with its first `rows` rows, and with the others. Only if its arrays are stacked."""
+        return self._part(0, rows), self._part(rows, self.size)
+
+    def _part(self, first: int, end: int) -> "WorkItem":
+        arrays = {name: array[first:end] for name, array in self.arrays.items()}
+        return replace(self, row=(self.row or 0) + first, size=end - first, arrays=arrays)
 
     def outcome(
         self,
@@ -60,14 +74,8 @@ class WorkItem:
 
 
 _GROUP: Final = attrgetter("group")
-_COST: Final = attrgetter("cost")
-
-
-def keys_of(job: ClaimedJob) -> Iterator[str]:
-    """Yield the keys of a job's items."""
-    yield job.id
-    for row in range(1, job.rows):
-        yield f"{job.id} {row}"
+_COST_AND_SIZE: Final = attrgetter("cost", "size")
+SIZE: Final = attrgetter("size")
 
 
 class CompletedItem(NamedTuple):
@@ -85,9 +93,12 @@ class PendingItems:
 
     def __init__(self, limits: BatchLimits, ceilings: MemoryLimits | None = None, ahead: int = 1) -> None:
         self.ceilings = ceilings or MemoryLimits(limits.max_items)
-        self._batcher: Batcher[WorkItem] = Batcher(limits, lambda group: self.ceilings.of(group, time.monotonic()))
+        self._batcher: Batcher[WorkItem] = Batcher(
+            limits, lambda group: self.ceilings.of(group, time.monotonic()), self._cut
+        )
         self.max_pending = max(limits.max_items, ahead)
         self._ahead: dict[str, WorkItem] = {}  # claimed, not in a batch; by key
+        self._slots_ahead = 0
         # By key and attempt: after a lost lease this worker may claim the same job again.
         self._running_items: dict[tuple[str, int], WorkItem] = {}  # in a batch, outcome not written yet
         self._item_ready, self._item_left = asyncio.Event(), asyncio.Event()
@@ -96,7 +107,7 @@ class PendingItems:
     @property
     def room(self) -> int:
         """Number of free slots that jobs may be claimed for."""
-        return self.max_pending - len(self._ahead)
+        return self.max_pending - self._slots_ahead
 
     @property
     def is_empty(self) -> bool:
@@ -118,13 +129,14 @@ class PendingItems:
 
     def withdraw(self, job: ClaimedJob) -> None:
         """Keep the waiting rows of a job out of the next batches: the job has an outcome, which is to be written."""
-        waiting = [item for key in keys_of(job) if (item := self._ahead.get(key))]
+        waiting = [item for key in self._keys_of(job) if (item := self._ahead.get(key))]
         self._withdraw([item for item in waiting if item.job.attempt == job.attempt])
 
     def _withdraw(self, items: Sequence[WorkItem]) -> None:
         for item in items:  # they are held until their outcome is written
             key = item.key
             self._running_items[key, item.job.attempt] = self._ahead.pop(key)
+            self._slots_ahead -= item.size
         if items:
             self._batcher.remove(items)
             self._item_left.set()
@@ -141,23 +153,52 @@ class PendingItems:
             if old := ahead.get(key):
                 self.discard([old.job])
             ahead[key] = item
+            self._slots_ahead += item.size
+            if item.joiner is not None:
+                item.joiner.keys.append(key)
 
     def mark_ready(self, *items: WorkItem) -> None:
         """Make preprocessed items available for the next batch; discarded items are ignored."""
         ahead, now = self._ahead, time.monotonic()
-        for group, alike in groupby([item for item in items if ahead.get(item.key) is item], _GROUP):
-            for cost, equal in groupby(alike, _COST):
-                self._batcher.extend(equal, now, group, cost)
+        waiting = [item for item in items if ahead.get(item.key) is item]
+        if any(item.singles for item in waiting):
+            waiting = [each for item in waiting for each in self._separate(item)]
+        for group, alike in groupby(waiting, _GROUP):
+            for (cost, size), equal in groupby(alike, _COST_AND_SIZE):
+                self._batcher.extend(equal, now, group, cost, size)
             self._item_ready.set()
+
+    def _separate(self, item: WorkItem) -> Sequence[WorkItem]:
+        """Return the items that take the place of an item."""
+        if not item.singles:
+            return (item,)
+        if item.joiner is not None:
+            item.joiner.keys = [row.key for row in item.singles]
+        self._ahead.update({row.key: row for row in item.singles})
+        return item.singles
+
+    def _cut(self, item: WorkItem, rows: int) -> tuple[WorkItem, WorkItem]:
+        """Put two items in the place of a waiting one, of which a batch takes the first `rows` rows."""
+        first, rest = item.cut(rows)
+        self._ahead[first.key], self._ahead[rest.key] = first, rest
+        if rest.joiner is not None:
+            rest.joiner.keys.append(rest.key)
+        return first, rest
+
+    def _keys_of(self, job: ClaimedJob) -> Sequence[str]:
+        """Return the keys of a job's items. Its first row is held as long as any of them."""
+        first = self._running_items.get(job.claim) or self._ahead.get(job.id)
+        return first.joiner.keys if first is not None and first.joiner is not None else (job.id,)
 
     def discard(self, jobs: Sequence[ClaimedJob]) -> None:
         """Remove claims whose outcome is written or whose lease is lost."""
         ahead, running = self._ahead, self._running_items
         waiting: list[WorkItem] = []
         for job in jobs:
-            for key in keys_of(job) if job.rows else (job.id,):
+            for key in self._keys_of(job) if job.rows else (job.id,):
                 if (item := ahead.get(key)) and item.job.attempt == job.attempt:
                     waiting.append(item)
+                    self._slots_ahead -= item.size
                     del ahead[key]
                 running.pop((key, job.attempt), None)
         if waiting:
@@ -179,6 +220,7 @@ class PendingItems:
             for item in batch.items:
                 key = item.key
                 running[key, item.job.attempt] = item
+                self._slots_ahead -= item.size
                 del ahead[key]
             self._item_left.set()
         return batch

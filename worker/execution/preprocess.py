@@ -1,7 +1,6 @@
 """Preprocesses items: turns input bytes into arrays, under the in-flight journal. An error concerns one item only."""
 
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -19,22 +18,16 @@ from worker.execution.row_joiner import RowJoiner
 ITEMS_PER_DECODE: Final = 4
 
 
-def split_rows(model: Model, items: Iterable[WorkItem]) -> Iterator[WorkItem]:
-    """Yield the items of claimed jobs: in place of a job that has rows, one item for each row."""
-    for item in items:
-        if not item.job.rows:
-            yield item
-            continue
-        job, claimed_at, expires_at = item.job, item.claimed_at, item.expires_at
-        joiner = RowJoiner(job.rows, model.spec.max_output_bytes)
-        for row in range(job.rows):  # `replace` takes three times as long
-            yield WorkItem(job, {}, claimed_at, expires_at, row=row, joiner=joiner)
+def item_of(model: Model, job: ClaimedJob, claimed_at: float, expires_at: float) -> WorkItem:
+    """Return the item of a claimed job, which has all its rows. Times in seconds, on the monotonic clock."""
+    if not job.rows:
+        return WorkItem(job, {}, claimed_at, expires_at)
+    joiner = RowJoiner(job.rows, model.spec.max_output_bytes)
+    return WorkItem(job, {}, claimed_at, expires_at, row=0, joiner=joiner, size=job.rows)
 
 
 def preprocess_items(model: Model, journal: InFlightJournal, items: list[WorkItem]) -> list[CompletedItem | None]:
-    """Preprocess items one after the other; returns for each its failed outcome, or None if it is ready.
-
-    The first row of a job preprocesses the whole input. If it fails, it alone gets an outcome.
+    """Preprocess the items of jobs one after the other; returns for each its failed outcome, or None if it is ready.
 
     Errors are classified here and not on the event loop, because custom code may compute their texts.
     """
@@ -44,15 +37,15 @@ def preprocess_items(model: Model, journal: InFlightJournal, items: list[WorkIte
         journal.record([item.job.claim for item in items])
     started = time.monotonic()
     for item in items:
-        if is_journaled_singly and (item.joiner is None or item.joiner.inputs is None):
+        if is_journaled_singly:
             journal.record([item.job.claim])
-        error = _preprocess_item(model, item) if item.joiner is None else _preprocess_row(model, item, item.joiner)
+        error = _preprocess_item(model, item)
         failed = item if item.joiner is None or error is None else replace(item, row=None)  # all rows of the job
         ends.append(None if error is None else outcomes.outcome_of_error(model, failed, error, "preprocess"))
         ended = time.monotonic()
         item.decode_ms, started = (ended - started) * 1000, ended
         if item.joiner is not None:
-            item.joiner.decode_ms += item.decode_ms
+            item.joiner.decode_ms = item.decode_ms
     journal.clear()
     return ends
 
@@ -62,6 +55,9 @@ def _preprocess_item(model: Model, item: WorkItem) -> Exception | None:
     job = item.job
     try:
         item.parameters = parameters = read_parameters(job)
+        if item.joiner is not None:
+            _preprocess_rows(model, item)
+            return None
         item.arrays = model.preprocess(job.kind, read_input(job), parameters)
         item.group, item.cost = model.group_of(item.arrays)
     except Exception as error:  # noqa: BLE001 (a custom task may raise anything)
@@ -71,19 +67,20 @@ def _preprocess_item(model: Model, item: WorkItem) -> Exception | None:
     return None
 
 
-def _preprocess_row(model: Model, item: WorkItem, joiner: RowJoiner) -> Exception | None:
-    """Take a row's arrays from the preprocessed input; returns an error, which concerns all rows, once."""
-    job = item.job
-    try:
-        if joiner.inputs is None:
-            joiner.inputs = []
-            joiner.inputs = model.preprocess_rows(job.kind, read_input(job), read_parameters(job), job.rows)
-        if joiner.inputs:
-            item.arrays, item.parameters = joiner.inputs[item.row or 0]
-            item.group, item.cost = model.group_of(item.arrays)
-    except Exception as error:  # noqa: BLE001 (as above)
-        return error
-    return None
+def _preprocess_rows(model: Model, item: WorkItem) -> None:
+    """Turn the input of a job of several rows into stacked arrays, or if its rows may differ, into single items."""
+    job, data = item.job, read_input(item.job)
+    if model.runs_stacked_rows:
+        item.arrays, item.is_stacked = model.preprocess_stacked(job.kind, data, item.parameters, job.rows), True
+        item.group, item.cost = model.group_of({name: array[0, ...] for name, array in item.arrays.items()})
+        return
+    prepared = model.preprocess_rows(job.kind, data, item.parameters, job.rows)
+    singles: list[WorkItem] = []
+    for row, (arrays, parameters) in zip(range(job.rows), prepared, strict=True):
+        group, cost = model.group_of(arrays)
+        one = WorkItem(job, parameters, item.claimed_at, item.expires_at, 0.0, arrays, group, cost, row, item.joiner)
+        singles.append(one)
+    item.singles = singles
 
 
 def read_input(job: ClaimedJob) -> bytes:

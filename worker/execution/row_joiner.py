@@ -1,9 +1,8 @@
-"""Holds the state of a job of several rows: its inputs, the outputs joined in order, its times, whether it has ended.
+"""Holds the state of a job of several rows: the outputs joined in order, its times, whether it has ended.
 
 The rows may ride in different batches. Outputs are joined as stacked arrays, or as a list of JSON answers.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,7 @@ class RowJoiner:
         self.decode_ms = self.batch_ms = self.infer_ms = 0.0
         self.device_ms = 0.0  # the rows' shares of the times of their batches
         self.batch_size = 0
-        # Arrays and parameters of each row; empty if preprocessing failed.
-        self.inputs: Sequence[tuple[dict[str, NDArray[Any]], dict[str, Any]]] | None = None
+        self.keys: list[str] = []  # of the job's items (pending_items.py), that of the first row among them
         self._max_output_bytes = max_output_bytes
         self.outputs: dict[str, NDArray[Any]] = {}  # with the rows as their first dimension
         self._answers, self._answer_bytes = [b""] * rows, 0

@@ -39,6 +39,36 @@ def test_a_full_batch_waits_for_no_window() -> None:
     assert batcher.take(now=0) is None
 
 
+def cut(item: range, rows: int) -> tuple[range, range]:
+    return item[:rows], item[rows:]
+
+
+def test_an_item_of_several_rows_is_cut_where_a_batch_is_full() -> None:
+    batcher: Batcher[range] = Batcher(BatchLimits(max_items=4, max_wait_s=60), cut=cut)
+    batcher.add(range(3), now=0, rows=3)
+    assert not batcher.is_due(0)
+    batcher.extend([range(10, 16), range(20, 26)], now=0, rows=6)
+    assert len(batcher) == 15
+    taken = []
+    while batch := batcher.take(now=0):
+        taken.append(batch.items)
+    assert taken == [[range(3), range(10, 11)], [range(11, 15)], [range(15, 16), range(20, 23)]]
+    assert len(batcher) == 3
+    batcher.remove([])
+    assert (len(batcher), batcher.is_due(0), batcher.is_due(60)) == (3, False, True)
+
+
+def test_an_item_of_several_rows_is_cut_at_the_cost_limit() -> None:
+    batcher: Batcher[range] = Batcher(BatchLimits(max_items=8, max_cost=10), cut=cut)
+    batcher.add(range(5), now=0, cost=3, rows=5)
+    batcher.add(range(10, 11), now=0, cost=1)
+    batcher.add(range(20, 22), now=0, cost=100, rows=2)
+    taken = []
+    while batch := batcher.take(now=0):
+        taken.append(batch.items)
+    assert taken == [[range(3)], [range(3, 5), range(10, 11)], [range(20, 21)], [range(21, 22)]]
+
+
 def test_a_batch_holds_one_group_and_the_oldest_goes_first() -> None:
     batcher: Batcher[str] = Batcher(BatchLimits(max_items=8))
     for at, item in enumerate(["a1", "b1", "a2", "b2"]):

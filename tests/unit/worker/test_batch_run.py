@@ -4,7 +4,7 @@ The model here is a stand-in, for its faults: the runtime's own (out of memory, 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +24,8 @@ from worker.execution.batch_run import BatchRun, DeviceLost, RunContext
 from worker.execution.inline_runs import InlineRunPolicy
 from worker.execution.pending_items import CompletedItem, WorkItem
 from worker.execution.row_joiner import RowJoiner
+
+Split = Callable[..., list[WorkItem]]
 
 
 class Faulty:
@@ -75,6 +77,22 @@ def rows(job_id: str, *values: int, max_output_bytes: int = 1000) -> list[WorkIt
     )
     arrays = [{"x": np.array([value], np.float32)} for value in values]
     return [WorkItem(job, {}, 0.0, arrays=one, row=row, joiner=joiner) for row, one in enumerate(arrays)]
+
+
+def block(job_id: str, *values: int, max_output_bytes: int = 1000) -> list[WorkItem]:
+    """The rows of one job, stacked in one item."""
+    first = rows(job_id, *values, max_output_bytes=max_output_bytes)[0]
+    first.arrays, first.size, first.is_stacked = {"x": np.array(values, np.float32).reshape(-1, 1)}, len(values), True
+    return [first]
+
+
+def small_blocks(job_id: str, *values: int) -> list[WorkItem]:
+    """The rows of one job, as a batch cuts them that has room for one of them only."""
+    (rest,), cut_off = block(job_id, *values), []
+    while rest.size > 1:
+        first, rest = rest.cut(1)
+        cut_off.append(first)
+    return [*cut_off, rest]
 
 
 def run(
@@ -160,9 +178,10 @@ def test_a_lone_item_with_too_many_padding_rows_is_tried_again_without_them() ->
     assert second.outcome.state == State.SUCCEEDED
 
 
-def test_the_rows_of_a_job_end_once_when_the_last_of_them_has_run() -> None:
+@pytest.mark.parametrize("split", [rows, small_blocks])
+def test_the_rows_of_a_job_end_once_when_the_last_of_them_has_run(split: Split) -> None:
     """They ride in two batches, beside other jobs."""
-    model, in_job, (first, second) = Faulty(), rows("many", 5, 6, 7), items(1, 2)
+    model, in_job, (first, second) = Faulty(), split("many", 5, 6, 7), items(1, 2)
     (alone,) = run(model, [in_job[0], first, in_job[1]])
     assert (alone.item, alone.outcome.batch_size) == (first, 3)
     other, whole = run(model, [second, in_job[2]])
@@ -171,12 +190,13 @@ def test_the_rows_of_a_job_end_once_when_the_last_of_them_has_run() -> None:
     assert whole.outcome.batch_size == 3
 
 
+@pytest.mark.parametrize("split", [rows, block])
 @pytest.mark.parametrize("bad", [0, 3, 7])
-def test_a_bad_row_fails_its_job_by_its_index_and_no_neighbour(bad: int) -> None:
+def test_a_bad_row_fails_its_job_by_its_index_and_no_neighbour(split: Split, bad: int) -> None:
     in_job, others, other_job = (
-        rows("bad", *(-1 if n == bad else n for n in range(8))),
+        split("bad", *(-1 if n == bad else n for n in range(8))),
         items(*range(4)),
-        rows("b", 1, 2),
+        split("b", 1, 2),
     )
     ended = run(Faulty(), [*others[:2], *in_job, *other_job, *others[2:]])
     by_job = {item.job.id: outcome for item, outcome in ended}
@@ -186,22 +206,42 @@ def test_a_bad_row_fails_its_job_by_its_index_and_no_neighbour(bad: int) -> None
     assert {outcome.state for outcome in by_job.values()} == {State.SUCCEEDED}
 
 
-def test_each_bad_row_has_an_outcome_of_which_the_first_counts() -> None:
-    ended = run(Faulty(), rows("bad", 1, -1, 3, -1))
+@pytest.mark.parametrize("split", [rows, block])
+def test_each_bad_row_has_an_outcome_of_which_the_first_counts(split: Split) -> None:
+    ended = run(Faulty(), split("bad", 1, -1, 3, -1))
     assert [orjson.loads(outcome.body)["row"] for _, outcome in ended] == [1, 3]
     assert [item.end() for item, _ in ended] == [True, False]
 
 
-def test_an_output_of_too_many_rows_fails_the_whole_job() -> None:
-    ended = run(Faulty(), rows("large", 1, 2, max_output_bytes=1))
+@pytest.mark.parametrize("split", [rows, block])
+def test_an_output_of_too_many_rows_fails_the_whole_job(split: Split) -> None:
+    ended = [end for end in run(Faulty(), split("large", 1, 2, max_output_bytes=1)) if end.item.end()]
     errors = [orjson.loads(outcome.body) for _, outcome in ended]
     assert [(error["code"], "row" in error) for error in errors] == [("output_too_large", False)]
 
 
-def test_a_job_of_several_rows_is_one_suspect(tmp_path: Path) -> None:
-    in_batch = [*rows("many", 1, -2, 3), *items(4)]
+def test_a_block_is_bisected_in_few_runs_and_padded_to_its_bucket() -> None:
+    model = Faulty(bucket=8)
+    (failed,) = run(model, block("bad", 1, 2, 3, -1, 5))
+    assert orjson.loads(failed.outcome.body)["row"] == 3
+    assert model.runs <= 2 * math.ceil(math.log2(5)) + 2
+    (whole,) = run(Faulty(bucket=8), block("many", 1, 2, 3))
+    assert whole.outcome.body == b'{"y":[[2.0], [3.0], [4.0]]}'
+    assert whole.outcome.batch_size == 3
+
+
+def test_a_block_that_does_not_fit_into_memory_runs_in_parts() -> None:
+    model, ceilings = Faulty(room=8), MemoryLimits(32)
+    (ended,) = run(model, block("many", *range(32)), ceilings)
+    assert (ended.outcome.state, ended.outcome.batch_size) == (State.SUCCEEDED, 8)
+    assert ceilings.of("group", 0) == 8
+
+
+@pytest.mark.parametrize("split", [rows, block])
+def test_a_job_of_several_rows_is_one_suspect(tmp_path: Path, split: Split) -> None:
+    in_batch = [*split("many", 1, -2, 3), *items(4)]
     with pytest.raises(DeviceLost):
         run(Faulty(), in_batch, journal=tmp_path / "journal")
     left = read_journal(tmp_path / "journal")
     assert left is not None
-    assert left.claims == [in_batch[0].job.claim, in_batch[3].job.claim]
+    assert left.claims == [in_batch[0].job.claim, in_batch[-1].job.claim]

@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+import numpy as np
 import pytest
 
 from batching.batcher import BatchLimits
@@ -21,6 +22,12 @@ def item(job_id: str = "a", attempt: int = 1, expires_at: float = float("inf")) 
 def rows_of(job_id: str, rows: int) -> list[WorkItem]:
     job, joiner = ClaimedJob(job_id, 1, "raw", b"", b"{}", 0, 0, 0, rows=rows), RowJoiner(rows, 1000)
     return [WorkItem(job, {}, 0.0, row=row, joiner=joiner) for row in range(rows)]
+
+
+def block_of(job_id: str, rows: int) -> WorkItem:
+    job, x = ClaimedJob(job_id, 1, "raw", b"", b"{}", 0, 0, 0, rows=rows), np.arange(rows)
+    joiner = RowJoiner(rows, 1000)
+    return WorkItem(job, {}, 0.0, arrays={"x": x}, row=0, joiner=joiner, size=rows, is_stacked=True)
 
 
 async def test_taking_a_batch_makes_room_before_its_jobs_finish() -> None:
@@ -192,3 +199,86 @@ async def test_a_later_claim_of_a_job_replaces_all_rows_of_the_earlier_one() -> 
     batch = pending.next_batch()
     assert batch is not None
     assert batch.items == new
+
+
+async def test_stacked_rows_take_a_slot_each_and_are_cut_where_a_batch_is_full() -> None:
+    pending = PendingItems(BatchLimits(max_items=4))
+    block, other = block_of("many", 10), item("other")
+    pending.add(block, other)
+    assert (pending.room, pending.held()) == (-7, [block.job, other.job])
+    pending.mark_ready(block, other)
+    taken, rooms = [], []
+    while batch := pending.next_batch():
+        assert all(map(pending.is_running, batch.items))
+        taken.append([(each.job.id, each.row, [*each.arrays.get("x", ())]) for each in batch.items])
+        rooms.append(pending.room)
+    assert taken == [
+        [("many", 0, [0, 1, 2, 3])],
+        [("many", 4, [4, 5, 6, 7])],
+        [("many", 8, [8, 9]), ("other", None, [])],
+    ]
+    assert rooms == [-3, 1, 4]
+    assert {job.id for job in pending.held()} == {"many", "other"}
+    pending.discard([block.job, other.job])
+    assert pending.is_empty
+
+
+@pytest.mark.parametrize("end", ["cancel", "withdraw", "overdue"])
+async def test_the_rest_of_a_job_that_was_cut_runs_no_more_once_it_has_ended(end: str) -> None:
+    pending = PendingItems(BatchLimits(max_items=4))
+    block = block_of("many", 10)
+    block.expires_at = 5.0
+    pending.add(block)
+    pending.mark_ready(block)
+    first = pending.next_batch()
+    assert first is not None
+    if end == "cancel":
+        pending.cancel("many")
+    elif end == "withdraw":
+        pending.withdraw(block.job)
+    else:
+        assert [(rest.row, rest.size) for rest in pending.overdue(now=5.0)] == [(4, 6)]
+    assert pending.next_batch() is None
+    assert pending.room == 4
+    assert pending.held() == ([] if end == "cancel" else [block.job])
+    assert pending.is_running(first.items[0]) == (end != "cancel")
+    pending.discard([block.job])
+    assert pending.is_empty
+
+
+async def test_the_rows_of_a_job_that_differ_take_the_place_of_its_item() -> None:
+    pending = PendingItems(BatchLimits(max_items=2))
+    job, joiner = ClaimedJob("many", 1, "raw", b"", b"{}", 0, 0, 0, rows=3), RowJoiner(3, 1000)
+    whole = WorkItem(job, {}, 0.0, row=0, joiner=joiner, size=3)
+    pending.add(whole)
+    whole.singles = [WorkItem(job, {}, 0.0, group=row % 2, row=row, joiner=joiner) for row in range(3)]
+    pending.mark_ready(whole)
+    assert (pending.room, pending.held()) == (-1, [job])
+    batches = [pending.next_batch(), pending.next_batch()]
+    assert [[one.row for one in batch.items] for batch in batches if batch] == [[0, 2], [1]]
+    assert (pending.room, pending.held()) == (2, [job])
+    pending.discard([job])
+    assert pending.is_empty
+    pending.add(whole)
+    pending.cancel("many")
+    pending.mark_ready(whole)  # it was still preprocessed
+    assert (pending.is_empty, pending.next_batch(), pending.room) == (True, None, 2)
+
+
+async def test_the_rest_of_an_earlier_claim_does_not_touch_a_later_one() -> None:
+    pending = PendingItems(BatchLimits(max_items=4))
+    old, new = block_of("many", 6), block_of("many", 6)
+    new.job = new.job._replace(attempt=2)
+    pending.add(old)
+    pending.mark_ready(old)
+    pending.next_batch()  # 4 of its rows
+    pending.add(new)
+    pending.mark_ready(new)
+    mixed = pending.next_batch()
+    assert mixed is not None
+    assert [(one.job.attempt, one.row, one.size) for one in mixed.items] == [(1, 4, 2), (2, 0, 2)]
+    pending.discard([old.job])
+    assert [*map(pending.is_running, mixed.items)] == [False, True]
+    assert (pending.room, pending.held()) == (0, [new.job])
+    pending.discard([new.job])
+    assert (pending.room, pending.is_empty) == (4, True)
