@@ -8,7 +8,7 @@ from fastapi import Request as HttpRequest
 from api.asgi.fastapi_adapter import json_response, to_fastapi_response
 from api.asgi.request import Request
 from api.asgi.responses import HttpResponse, catch_errors
-from api.auth.audit import log_change
+from api.auth.audit import log_change, log_change_of_other
 from api.gateway.gateway import Gateway
 from api.metrics import render, render_gateway
 from api.metrics.exposition import CONTENT_TYPE
@@ -40,7 +40,9 @@ def router(gateway: Gateway) -> APIRouter:
         if purge not in ("", *_BOOLEANS):
             raise Refused("invalid_request", "purge must be true or false", allowed=list(_BOOLEANS))
         if not _BOOLEANS.get(purge):
-            return await _cancel(gateway, http, tenant, job_id)
+            job = await gateway.cancel(tenant, job_id)
+            log_change_of_other(http, job.tenant, "canceled job %s", job_id)
+            return json_response(job_view(job))
         await erase_job(gateway.store, gateway.check_job_id(job_id), tenant)
         log_change(http, "erased the data of job %s", job_id)
         return json_response({"purged": job_id})
@@ -87,10 +89,3 @@ def router(gateway: Gateway) -> APIRouter:
         return to_fastapi_response(HttpResponse(200, body, (), CONTENT_TYPE))
 
     return routes
-
-
-async def _cancel(gateway: Gateway, http: HttpRequest, tenant: str | None, job_id: str) -> Response:
-    job = await gateway.cancel(tenant, job_id)
-    if job.tenant != http.scope["caller"].tenant:
-        log_change(http, "canceled job %s of tenant %s", job_id, job.tenant)
-    return json_response(job_view(job))
