@@ -20,21 +20,17 @@ from model_runtime.engine.onnx_engine import OnnxEngine, RunFailed, Stop
 from model_runtime.engine.open_engine import QUICK_CHECK_ROWS, AnyEngine, Hardware, open_engine
 from model_runtime.graph.facts import GraphFacts, read_facts
 from model_runtime.output_encoding import encode_output
-from model_runtime.profiling import batch_consistency, profile_store
+from model_runtime.profiling import batch_consistency
 from model_runtime.profiling.batch_cap import (
     MAX_MEASURED_BATCH,
     MAX_TINY_BATCH,
     LengthCosts,
-    MeasuredModel,
     Profile,
-    length_costs,
-    measure_profile,
     sizes_up_to,
     zero_batch,
 )
-from model_runtime.profiling.measuring_lock import measuring_alone
-from model_runtime.profiling.padding_check import decide_padding, make_timing_row
-from model_runtime.profiling.profile_store import StoredProfile
+from model_runtime.profiling.choose_profile import choose_profile
+from model_runtime.profiling.padding_check import decide_padding
 from model_runtime.repository.repository import ModelFolder, with_version_spec
 from model_runtime.spec.model_toml import ModelError
 from model_runtime.tasks import TabularTask, Task, TextTask, attach_task, is_custom
@@ -295,13 +291,8 @@ def load_model(folder: ModelFolder, hardware: Hardware | None = None) -> Model:
     if engine.batchable:
         _decide_batching(folder, engine, task, facts)
     padding = decide_padding(folder, engine, task)
-    stored = _read_profiles(folder)
-    matching = profile_store.find_profile(stored, engine.provider, engine.device, engine.runtime)
-    if padding is None or not engine.batchable:
-        profile, costs = _choose_profile(folder, engine, matching), None
-    else:
-        profile, costs = _measure_lengths(folder, engine, task, padding, matching)
-    model = Model(folder, engine, task, profile._replace(stored=stored), padding=padding, costs=costs)
+    profile, costs = choose_profile(folder, engine, task, padding)
+    model = Model(folder, engine, task, profile, padding=padding, costs=costs)
     model.warm_up()
     model.load_ms = (time.perf_counter() - started) * 1000
     return model
@@ -364,54 +355,3 @@ def _check_consistency(folder: ModelFolder, engine: AnyEngine, task: Task, facts
         engine.disable_batching(f"it fails the check: {report.reason}")
     else:
         engine.batch_note = "; ".join(filter(None, [engine.batch_note, *report.doubts]))
-
-
-def _choose_profile(folder: ModelFolder, engine: AnyEngine, stored: StoredProfile | None) -> Profile:
-    if not engine.batchable:
-        return Profile(1, {})
-    if stored is not None:
-        run_ms = {size: latency.p50_ms for size, latency in stored.sizes.items()}
-        return Profile(folder.spec.max_batch or stored.cap, run_ms)
-    if folder.spec.max_batch is not None:
-        return Profile(folder.spec.max_batch, {})
-    return _measure(folder, engine, largest_tiny=MAX_TINY_BATCH if engine.provider == "cpu" else MAX_MEASURED_BATCH)
-
-
-def _measure_lengths(
-    folder: ModelFolder, engine: AnyEngine, task: Task, padding: Padding, stored: StoredProfile | None
-) -> tuple[Profile, LengthCosts]:
-    """Return the profile of a model whose items differ in length, and its costs, which are always measured."""
-    row = make_timing_row(folder, engine, task, padding)
-    measured = _measure(folder, engine, [row] if row else ())
-    costs = length_costs(measured, padding.length_of(row)) if row else LengthCosts()
-    if stored is not None or folder.spec.max_batch is not None:
-        return _choose_profile(folder, engine, stored), costs
-    return measured if costs.max_cost is None else measured._replace(cap=MAX_MEASURED_BATCH), costs
-
-
-def _measure(
-    folder: ModelFolder,
-    engine: AnyEngine,
-    examples: Sequence[Mapping[str, Array]] = (),
-    largest_tiny: int = MAX_MEASURED_BATCH,
-) -> Profile:
-    spent = time.process_time if engine.provider == "cpu" else None
-    with measuring_alone():
-        measured = MeasuredModel(engine.inputs, engine.run, spent=spent, examples=examples)
-        profile = measure_profile(measured, largest_tiny=largest_tiny)
-    if isinstance(profile.error, RunFailed) and profile.error.fault == "device":  # else the first jobs would fail
-        raise ModelError(folder.onnx, None, f"the device was lost while batch sizes were measured: {profile.error}")
-    if profile.error is not None:
-        message = "model %s: measuring larger batches failed: %s; batches have at most %d rows"
-        log.warning(message, folder.name, profile.error, profile.cap)
-    return profile
-
-
-def _read_profiles(folder: ModelFolder) -> list[StoredProfile]:
-    if folder.spec.engine is not None:  # profiles belong to ONNX files
-        return []
-    try:
-        return profile_store.read_profiles(folder.onnx)
-    except ModelError as error:
-        log.warning("model %s: ignoring the stored profile, measuring again: %s", folder.name, error)
-        return []

@@ -42,7 +42,7 @@ class BatchRecorder:
 
     def _log(self, run: BatchRun, reason: str) -> None:
         """Log a line, at most LINES_PER_SECOND unless a caller named a request of the batch or the level is debug."""
-        second, count = int(time.monotonic()), len(run.items)
+        second, count = int(time.monotonic()), run.size
         if second != self._second:
             self._second, self._lines = second, 0
         requests = [*dict.fromkeys([o.request_id for i in run.items if (o := i.job.request_context) and o.request_id])]

@@ -21,7 +21,7 @@ class JobSpans:
             return
         clock = Clock()
         ended, began = clock.now_ns, clock.now_ns - int(seconds * 1e9)
-        batch: Attributes = {**self._same, "jitney.batch.items": len(run.items), "jitney.batch.closed": reason}
+        batch: Attributes = {**self._same, "jitney.batch.items": run.size, "jitney.batch.closed": reason}
         own = self._tracer.record("batch", "", (began, ended), batch, [*traced.values()])
         infer_ms = sum(infer_ms for _, infer_ms in run.batches)
         until = min(ended, began + int(infer_ms * 1e6)) if run.batches else ended
