@@ -18,10 +18,11 @@ from api.routes import (
     events,
     job_lists,
     job_query,
+    job_token,
     models,
     open_inference,
+    ops,
     queues,
-    read_tokens,
     tenants,
     webhooks,
     workers,
@@ -52,11 +53,12 @@ def create_app(gateway: Gateway) -> App:
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False, generate_unique_id_function=operation_id)
     app.include_router(router(gateway))
     app.include_router(job_query.router(gateway))
-    app.include_router(read_tokens.router(gateway))
+    app.include_router(job_token.router(gateway))
     app.include_router(job_lists.router(gateway))
     app.include_router(queues.router(gateway))
     app.include_router(workers.router(gateway))
     app.include_router(tenants.router(gateway))
+    app.include_router(ops.router(gateway))
     app.include_router(models.router(gateway))
     app.include_router(dead_letters.router(gateway))
     app.include_router(webhooks.router(gateway))

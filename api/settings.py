@@ -52,9 +52,9 @@ class GatewaySettings(AddressPolicySettings):
         58, gt=0, description="maximum time a request waits for jobs; keep it below your proxy's timeout (often 60 s)"
     )
     predict_wait_s: float = Field(30, gt=0, description="maximum time POST /predict waits for its job")
-    predict_hangup_cancels: bool = Field(
+    disconnect_cancels: bool = Field(
         default=True,
-        description="cancel POST /predict and /v2/…/infer without an idempotency key when their caller disconnects",
+        description="cancel jobs of /predict, /v2/…/infer and gRPC without Idempotency-Key when the caller disconnects",
     )
     header_timeout_s: float = Field(10, gt=0, description="maximum time to receive the head of a request")
     body_timeout_s: float = Field(30, gt=0, description="maximum time to receive the body of a request")
@@ -87,7 +87,11 @@ class GatewaySettings(AddressPolicySettings):
         1.5, gt=0, description="time between two sweeps for lost and overdue jobs; deadlines are exact to this time"
     )
     sse_keepalive_s: float = Field(15, gt=0, description="time between two keepalive comments of an idle event stream")
-    max_streams: int = Field(100, gt=0, description="maximum open event streams of one tenant, in one gateway process")
+    max_streams: int = Field(
+        100,
+        gt=0,
+        description="maximum open event streams, and as many gRPC streams, of one tenant in one gateway process",
+    )
     wait_recheck_s: float = Field(
         5, gt=0, description="time between two reads of all awaited jobs, in case a notification was lost"
     )

@@ -26,15 +26,15 @@ class BackgroundMetrics:
 
     async def close(self) -> None:
         """Write what is left, and remove the report; raises StoreUnavailable."""
-        await self._meter.tell(self._connection)
-        await self._store.usage.tell(self._connection)
+        await self._meter.flush(self._connection)
+        await self._store.usage.flush(self._connection)
         await self._reporter.withdraw(self._connection)
 
     async def _run(self) -> None:
         while True:
             with suppress(StoreUnavailable):
-                await self._meter.tell(self._connection)
-                await self._store.usage.tell(self._connection)
+                await self._meter.flush(self._connection)
+                await self._store.usage.flush(self._connection)
                 queued = {dispatcher.kind: dispatcher.queued for dispatcher in self._dispatchers}
-                await self._reporter.tell(self._connection, rq=queued)
+                await self._reporter.flush(self._connection, rq=queued)
             await asyncio.sleep(self._flush_s)

@@ -59,8 +59,8 @@ def main(argv: Sequence[str]) -> int:
     role.add_argument(
         "--role",
         choices=api_keys.ROLES,
-        default="key",
-        help="key: own jobs; admin: everything; metrics: /metrics and /metrics/process alone (default: key)",
+        default="caller",
+        help="caller: own jobs; admin: everything; metrics: /metrics and /metrics/process alone (default: caller)",
     )
     role.add_argument("--admin", dest="role", action="store_const", const="admin", help="the same as --role admin")
     create.add_argument("--note", type=_parse_note, default="", help="a comment that `list` shows")

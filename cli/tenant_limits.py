@@ -6,17 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from cli.control.verbs import add_limit, read_pages
-from cli.gateway_calls import (
-    GatewayClient,
-    add_json,
-    add_url,
-    describe_environment,
-    print_json,
-    print_table,
-    run_on_gateway,
-    segment,
-)
+from cli.control.subcommands import add_limit, read_pages
+from cli.gateway_client import GatewayClient, add_url, describe_environment, run_on_gateway, segment
+from cli.output import add_json, print_json, print_table
 from cli.queue_command import WHICH_QUEUE, parse_tenant, run_on_queue
 from jobs.config import settings_agreement
 from jobs.redis_client import keys

@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,14 @@ def sources(*folders: str) -> list[Path]:
 def test_files_stay_small() -> None:
     long = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in sources(*FOLDERS)}
     assert {path: lines for path, lines in long.items() if lines > LONG_FILES.get(path, MAX_LINES)} == {}
+
+
+def test_every_package_of_the_service_is_in_the_wheel() -> None:
+    folders = [folder for folder in FOLDERS if folder not in ("client", "scripts")]
+    packages = [path.parent.relative_to(ROOT) for path in sources(*folders) if path.name == "__init__.py"]
+    found = {str(package).replace("/", ".") for package in packages}
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert listed == sorted(found | {"jitney.bundled_models"})
 
 
 def test_no_module_is_a_grab_bag() -> None:

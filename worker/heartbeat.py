@@ -89,10 +89,10 @@ async def flush_metrics(
 ) -> None:
     """Flush the metrics and the tenants' usage once."""
     connection = store.connection
-    await meter.tell(connection)
-    await store.usage.tell(connection)
+    await meter.flush(connection)
+    await store.usage.flush(connection)
     running = {name: len(runner.pending.held()) for name, runner in runners.items()}
     indexes = {runner.model.gpu for runner in runners.values() if runner.model.gpu is not None}
-    await reporter.tell(connection, running=running, gpus=gpus.read(indexes))
+    await reporter.flush(connection, running=running, gpus=gpus.read(indexes))
     for runner in [*runners.values()]:
-        await runner.histogram_buffer.tell(connection, runner.model.name)
+        await runner.histogram_buffer.flush(connection, runner.model.name)

@@ -16,17 +16,23 @@ from jobs.tenants.limits import TenantLimits
 
 DOCS_PATH: Final = "/docs"  # the page; it asks for a key to read the OpenAPI document
 DOCS_FILES: Final = ("docs.js", "swagger-ui-bundle.js", "swagger-ui.css")
+OPS_PATH: Final = "/ops"  # the page; what it shows needs the role admin
+OPS_FILES: Final = (
+    *("ops.css", "main.js", "dom.js", "service.js", "metrics.js"),
+    *("overview.js", "batches.js", "jobs.js", "job.js", "dead_letters.js", "webhooks.js", "bulk_jobs.js"),
+)
 PUBLIC_PATHS: Final = frozenset(
     {
         *("/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"),
         *(DOCS_PATH, *(f"{DOCS_PATH}/{name}" for name in DOCS_FILES)),
+        *(OPS_PATH, *(f"{OPS_PATH}/{name}" for name in OPS_FILES)),
     }
 )
 PUBLIC_PREFIX: Final = "/readyz/models/"
 METRICS_PATHS: Final = frozenset({"/metrics", "/metrics/process"})  # for the roles admin and metrics
 # Any key may read here, but only an admin may change anything.
 MODELS_PREFIXES: Final = ("/v1/models/", "/v2/repository/models/")
-ADMIN_PREFIXES: Final = ("/v1/queues", "/v1/workers", "/v1/tenants")
+ADMIN_PREFIXES: Final = ("/v1/queues", "/v1/workers", "/v1/tenants", "/v1/ops")
 
 
 class AccessControl:

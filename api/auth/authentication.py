@@ -13,8 +13,8 @@ from typing import Final, Literal, NamedTuple
 
 from api.asgi.cors import CorsPolicy
 from api.asgi.request import Request, cache_short
-from api.auth import read_tokens
-from api.auth.read_tokens import ReadToken
+from api.auth import job_tokens
+from api.auth.job_tokens import JobToken
 from jobs.contract.errors import Refused, StoreUnavailable
 from jobs.redis_client.client import RedisClient
 from jobs.redis_client.periodic_refresh import PeriodicRefresh
@@ -28,7 +28,7 @@ DEFAULT_TENANT: Final = "default"  # owns the jobs that are sent without a key
 AUTH_SCHEMES: Final = ("bearer", "key", "token")  # schemes of the Authorization header that common clients send
 KEY_HEADERS: Final = (b"x-api-key", b"api-key")
 _NO_DIGEST: Final = api_keys.hash_key("")
-_READERS: Final = ("key", "admin")  # the roles of keys that may read jobs, and so give read tokens for them
+_READERS: Final = ("caller", "admin")  # the roles of keys that may read jobs, and so give read tokens for them
 _CROSS_SITE: Final = (b"cross-site", b"same-site")
 
 
@@ -98,7 +98,7 @@ class Authenticator(PeriodicRefresh):
         """Return the sender of a request; raises Refused, or StoreUnavailable if the keys could not be read yet."""
         if self._keys is None:
             raise StoreUnavailable("the API keys are not known yet: cannot reach the queue's server", retry_after_s=1)
-        token = read_tokens.take_token(request)
+        token = job_tokens.take_token(request)
         if self._is_open:
             self._check_site(request)
             return ANONYMOUS if token is None else self._check_token(token)
@@ -118,9 +118,9 @@ class Authenticator(PeriodicRefresh):
         key = (self._keys or {}).get(caller.key_id)
         expires_s = math.ceil(self._server_time_s()) + ttl_s
         digest = key.digest if key else _NO_DIGEST
-        return read_tokens.write_token(digest, caller.key_id, job_id, expires_s), expires_s
+        return job_tokens.write_token(digest, caller.key_id, job_id, expires_s), expires_s
 
-    def _check_token(self, token: ReadToken) -> Caller:
+    def _check_token(self, token: JobToken) -> Caller:
         """Return the caller of a valid read token: its tenant, never an admin; raises Refused."""
         key = (self._keys or {}).get(token.key_id)
         digest = key.digest if key else _NO_DIGEST
@@ -144,7 +144,7 @@ class Authenticator(PeriodicRefresh):
     def _missing_key_message(self, request: Request) -> str:
         if not self._keys:
             return "all requests are refused while there are no API keys: make one with `jitney keys create`"
-        if read_tokens.QUERY_FIELD + b"=" in request.query_string:
+        if job_tokens.QUERY_FIELD + b"=" in request.query_string:
             return "a read token only reads its job: GET /v1/jobs/{id}, /v1/jobs/{id}/events and /v1/jobs/{id}/output"
         message = "the request has no API key: send it as `Authorization: Bearer jk_…` or as X-API-Key"
         return f"{message}; a key in the query is ignored" if b"key" in request.query_string.lower() else message

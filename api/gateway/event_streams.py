@@ -1,4 +1,6 @@
-"""Produces server-sent event streams of one job's states or of all changes to a tenant's jobs, resumable by event id.
+"""Produces server-sent event streams: of one job's states, of all changes to a tenant's jobs, of queue snapshots.
+
+The first two are resumable by event id.
 
 A stream reads from Redis when a notification arrives, and at each keepalive in case a notification was lost. An outage
 of Redis ends the stream. Its reader then reconnects.
@@ -14,6 +16,7 @@ import orjson
 
 from api.auth.authentication import Caller
 from api.gateway.output_streams import OutputStreams, enclose
+from api.gateway.snapshot_feed import SnapshotFeed
 from jobs.contract.errors import OverLimit, Refused, StoreUnavailable
 from jobs.contract.job import Job
 from jobs.contract.job_view import job_view, linked_view, split_view
@@ -48,6 +51,7 @@ class EventStreams(PeriodicRefresh):
         self._store, self._gateway, self._keepalive_s, self._max_streams = store, gateway_id, keepalive_s, max_streams
         self._jobs: dict[str, set[asyncio.Event]] = {}
         self._tenants: dict[str, set[asyncio.Event]] = {}
+        self._snapshots: dict[str, set[asyncio.Event]] = {}
         self._open: dict[str, int] = {}  # streams by tenant
         self._closed = False
 
@@ -71,7 +75,7 @@ class EventStreams(PeriodicRefresh):
     def close(self) -> None:
         """End all streams and refuse new ones. Their readers reconnect to another gateway and resume there."""
         self._closed = True
-        for waiting in (self._jobs, self._tenants):
+        for waiting in (self._jobs, self._tenants, self._snapshots):
             for streams in waiting.values():
                 _wake(streams)
 
@@ -127,6 +131,14 @@ class EventStreams(PeriodicRefresh):
                     yield _encode_event(position, entry.state, {"id": entry.job_id, "status": entry.state})
                 if not entries and not await wait_for_event(changed, self._keepalive_s):
                     yield KEEPALIVE
+
+    async def stream_snapshots(self, caller: Caller, feed: SnapshotFeed, is_known: Callable[[Caller], bool]) -> Stream:
+        """Yield each snapshot of a feed, from the present one on. A slow reader misses some."""
+        with self._stream(caller.tenant, self._snapshots, "") as closed, suppress(StoreUnavailable):
+            yield RETRY_FIELD
+            while not self._closed and is_known(caller):
+                yield b"event: snapshot\ndata: %s\n\n" % await feed.read_latest()
+                await wait_for_event(closed, feed.due_in_s())
 
     async def _large_event(
         self, tenant: str, name: str, job: Job, evict: Callable[[], None] | None

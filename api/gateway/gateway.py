@@ -15,7 +15,7 @@ from api.auth.authentication import Authenticator
 from api.gateway import maintenance
 from api.gateway.event_streams import EventStreams
 from api.gateway.job_waiters import JobWaiters
-from api.gateway.list_pacer import ListPacer
+from api.gateway.list_scheduler import ListScheduler
 from api.gateway.memory_watermark import MemoryWatermark
 from api.gateway.output_streams import PIECES_HELD, OutputStreams
 from api.gateway.retry_after import RetryAfterEstimator
@@ -84,7 +84,7 @@ class Gateway:
         self.metrics = GatewayMetrics(store, self.id, settings.metrics_flush_s, self.process_counters)
         self.limits = StoredLimits(store.connection, store.tenants)
         self.pauses = Pauses(store.connection)
-        self.lists = ListPacer()
+        self.lists = ListScheduler()
         self.is_draining = False  # /readyz returns 503, so that load balancers send no more requests
         self.exit_code = 0  # set when the gateway stops itself
         self.supervisor = TaskSupervisor(self._on_loop_end)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from api.asgi.responses import App, Receive, Scope, Send
 from api.asgi.single_write import WHOLE_RESPONSE
-from jobs.contract.origin import read_traceparent
+from jobs.contract.request_context import read_traceparent
 from jobs.tracing.tracer import Tracer
 
 HEADER: Final = b"traceparent"

@@ -21,8 +21,8 @@ from api.asgi.responses import INTERNAL_ERROR
 from api.asgi.tenant_budgets import RETRY_AFTER_S, BudgetShare
 from api.auth.authentication import Caller
 from api.gateway.gateway import Gateway
-from api.grpc_server import status
-from api.grpc_server.submit_gathering import SubmitGathering
+from api.grpc_server import status_codes
+from api.grpc_server.submit_delay import SubmitDelay
 from jobs.contract.errors import JitneyError, OverLimit, Refused
 
 log = logging.getLogger("jitney.api")
@@ -119,7 +119,7 @@ class Call:
 
     async def join_submits(self) -> None:
         """Wait for calls that arrive at the same time, so that their jobs are submitted together."""
-        await self._calls.gathering.join(self._calls.in_progress)
+        await self._calls.submit_delay.join(self._calls.in_progress)
 
     async def receive(self, share: BudgetShare) -> bytes:
         """Return the message of a call that has one; `share`, of the budget of bodies, holds its size then.
@@ -185,7 +185,7 @@ class Calls:
         self.gateway = gateway
         self.is_ending = False  # the server is being stopped
         self.loop = asyncio.get_running_loop()  # kept, as Python 3.11 makes a system call for each look-up
-        self.gathering, self.in_progress = SubmitGathering(self.loop), 0
+        self.submit_delay, self.in_progress = SubmitDelay(self.loop), 0
         self.receptions: dict[Call, tuple[float, BudgetShare]] = {}  # since when, in seconds; the oldest first
 
     def unary(self, method: str, access: Access, answer: Callable[[Call], Awaitable[bytes]]) -> grpc.RpcMethodHandler:
@@ -249,12 +249,12 @@ class Calls:
         except Exception:
             log.exception("unexpected error while handling %s", method)
             error = JitneyError("internal_error", INTERNAL_ERROR)
-        code = status.status_code(error)
+        code = status_codes.status_code(error)
         if error.code == "wait_over" and self.gateway.is_draining:
             code = grpc.StatusCode.UNAVAILABLE
             error = JitneyError(error.code, "this gateway is shutting down: send the request again")
-        fields = (*(context.trailing_metadata() or ()), *status.trailing_metadata(error))
-        await context.abort(code, status.details_of(error), fields)
+        fields = (*(context.trailing_metadata() or ()), *status_codes.trailing_metadata(error))
+        await context.abort(code, status_codes.details_of(error), fields)
         raise AssertionError  # `abort` has raised
 
 

@@ -7,7 +7,7 @@ import grpc
 from grpc.aio import Server
 
 from api.gateway.gateway import Gateway
-from api.grpc_server import health, service
+from api.grpc_server import service, standard_services
 from api.grpc_server.calls import Access, Calls
 from api.grpc_server.stream_infer import StreamInfer
 from api.settings import GatewaySettings
@@ -17,7 +17,7 @@ log = logging.getLogger("jitney.api")
 KEEPALIVE_S: Final = 60  # without traffic, after which a connection is asked whether it lives
 KEEPALIVE_TIMEOUT_S: Final = 20
 MIN_PING_INTERVAL_S: Final = 10  # of callers; those that ask more often are disconnected
-MAX_STREAMS: Final = 1000  # calls in progress on one connection
+MAX_CALLS_PER_CONNECTION: Final = 1000  # in progress
 STREAM_INFER: Final = f"{service.PATH}ModelStreamInfer"
 
 
@@ -33,7 +33,7 @@ class GrpcServer:
         self._streams = StreamInfer(self._calls)
         self._handlers: dict[str, Any] = {
             **service.handlers(self._calls),
-            **health.handlers(self._calls),
+            **standard_services.handlers(self._calls),
             STREAM_INFER: self._calls.stream(STREAM_INFER, Access.KEY, self._streams.serve),
         }
         # Handlers that are registered by name would cost more at each call of any of them.
@@ -73,7 +73,7 @@ def _options(settings: GatewaySettings, *, shares_port: bool) -> list[tuple[str,
         ("grpc.max_send_message_length", -1),  # outputs have limits of their own
         ("grpc.max_metadata_size", settings.max_header_bytes),
         ("grpc.absolute_max_metadata_size", settings.max_header_bytes),
-        ("grpc.max_concurrent_streams", MAX_STREAMS),
+        ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
         ("grpc.server_handshake_timeout_ms", int(settings.header_timeout_s * 1000)),
         ("grpc.max_connection_idle_ms", int(settings.keepalive_timeout_s * 1000)),

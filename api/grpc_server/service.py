@@ -1,4 +1,4 @@
-"""The methods of `inference.GRPCInferenceService` with one message each, on `api.open_inference`."""
+"""Serves the unary methods of `inference.GRPCInferenceService`, with the functions of `api.open_inference`."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,9 +12,8 @@ from api.gateway.gateway import Gateway
 from api.grpc_server import messages
 from api.grpc_server.calls import Access, Call, Calls
 from api.grpc_server.generated import open_inference_pb2 as pb
-from api.open_inference import metadata
+from api.open_inference import metadata, repository
 from api.open_inference.inference import InferRequest, InferResponse, PendingInference
-from api.routes import open_inference
 from jobs.contract.errors import Refused
 
 _Method = Callable[[Gateway, Any, Caller], Awaitable[Message]]
@@ -24,7 +23,7 @@ PATH: Final = f"/{SERVICE}/"
 
 
 def handlers(calls: Calls) -> dict[str, Any]:
-    """Return gRPC's handlers of the methods with one message, by path."""
+    """Return gRPC's handlers of the unary methods, by path."""
 
     def of_method(kind: type[Any], method: _Method) -> Any:
         async def answer(call: Call) -> bytes:
@@ -62,7 +61,7 @@ async def run(gateway: Gateway, call: Call, request: InferRequest, share: Budget
     try:
         return await pending.response(call.request.evict)
     except asyncio.CancelledError:
-        if gateway.settings.predict_hangup_cancels:
+        if gateway.settings.disconnect_cancels:
             await pending.cancel()
         raise
 
@@ -80,7 +79,7 @@ async def _server_live(_gateway: Gateway, _request: pb.ServerLiveRequest, _calle
 
 
 async def _server_ready(gateway: Gateway, _request: pb.ServerReadyRequest, _caller: Caller) -> Message:
-    return pb.ServerReadyResponse(ready=await open_inference.is_server_ready(gateway))
+    return pb.ServerReadyResponse(ready=await metadata.is_server_ready(gateway))
 
 
 async def _model_ready(gateway: Gateway, request: pb.ModelReadyRequest, _caller: Caller) -> Message:
@@ -118,12 +117,12 @@ async def _repository_index(gateway: Gateway, request: pb.RepositoryIndexRequest
 
 
 async def _load_model(gateway: Gateway, request: pb.RepositoryModelLoadRequest, caller: Caller) -> Message:
-    await open_inference.load_model(gateway, request.model_name, request.parameters, caller)
+    await repository.load_model(gateway, request.model_name, request.parameters, caller)
     return pb.RepositoryModelLoadResponse()
 
 
 async def _unload_model(gateway: Gateway, request: pb.RepositoryModelUnloadRequest, caller: Caller) -> Message:
-    await open_inference.unload_model(gateway, request.model_name, caller)
+    await repository.unload_model(gateway, request.model_name, caller)
     return pb.RepositoryModelUnloadResponse()
 
 

@@ -8,7 +8,7 @@ import logging
 from typing import Final, NamedTuple
 
 from api.asgi.tenant_budgets import BudgetShare
-from api.grpc_server import messages, service, status
+from api.grpc_server import messages, service, status_codes
 from api.grpc_server.calls import Call, Calls
 from api.grpc_server.generated import open_inference_pb2 as pb
 from jobs.contract.errors import JitneyError, OverLimit, Refused, to_jitney_error
@@ -163,8 +163,8 @@ def _wrap(response: bytes) -> bytes:
 
 def _build_error(error: JitneyError, request_id: str) -> bytes:
     """Return a ModelStreamInferResponse with an error, and the request's id, the code and when to retry."""
-    fields = [(name, pb.InferParameter(string_param=value)) for name, value in status.trailing_metadata(error)]
+    fields = [(name, pb.InferParameter(string_param=value)) for name, value in status_codes.trailing_metadata(error)]
     response = pb.ModelInferResponse(id=request_id, parameters=dict(fields))
-    message = pb.ModelStreamInferResponse(error_message=status.details_of(error), infer_response=response)
+    message = pb.ModelStreamInferResponse(error_message=status_codes.details_of(error), infer_response=response)
     encoded: bytes = message.SerializeToString()
     return encoded

@@ -26,8 +26,8 @@ class GatewayMetrics:
         while True:
             self._process_counters.write(len(self.connections))
             with suppress(StoreUnavailable):
-                await self._tell()
-                await self._reporter.tell(self._connection)
+                await self._flush()
+                await self._reporter.flush(self._connection)
             await asyncio.sleep(self._flush_s)
 
     async def measure_delay(self) -> None:
@@ -36,10 +36,10 @@ class GatewayMetrics:
 
     async def close(self) -> None:
         """Write what is left, and remove the report; raises StoreUnavailable."""
-        await self._tell()
+        await self._flush()
         await self._reporter.withdraw(self._connection)
 
-    async def _tell(self) -> None:
-        await self._meter.tell(self._connection)
-        await refusals.tell(self._connection)
-        await self._store.usage.tell(self._connection)
+    async def _flush(self) -> None:
+        await self._meter.flush(self._connection)
+        await refusals.flush(self._connection)
+        await self._store.usage.flush(self._connection)

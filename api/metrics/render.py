@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from api.gateway.gateway import Gateway
-from api.metrics import config_differences, processes
+from api.metrics import config_differences, process_families
 from api.metrics.exposition import to_text
 from jobs.metrics import cpu_time, process_reports, refusals
 from jobs.metrics import histograms as stats
@@ -82,7 +82,7 @@ async def render(gateway: Gateway) -> bytes:
     metrics = [*counted, *waiting, _paused(gateway), shares, workers, *dead, *kept_outputs, *memory, unsafe, spent]
     reports = await process_reports.read_reports(gateway.store.connection)
     of_models = [*_histograms(histograms), *_batches(histograms)]
-    return to_text([*metrics, *processes.families(reports), *config_differences.families(gateway), *of_models])
+    return to_text([*metrics, *process_families.families(reports), *config_differences.families(gateway), *of_models])
 
 
 async def _waiting(gateway: Gateway) -> list[Metric]:

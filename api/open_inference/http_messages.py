@@ -14,7 +14,7 @@ import orjson
 from api.asgi.request import Request
 from api.asgi.responses import Header, HttpResponse
 from api.open_inference.inference import InferInput, InferRequest, InferResponse, OutputTensor, RequestedOutput, to_job
-from api.open_inference.signature import signature_of
+from api.open_inference.model_tensors import model_tensors_of
 from jobs.contract import tensors
 from jobs.contract.base64_reader import read_base64_or_url
 from jobs.contract.errors import Refused
@@ -33,7 +33,7 @@ _FILE_KINDS: Final = ("image", "audio")  # inputs whose JSON values are base64
 _NOT_SUPPORTED: Final = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
 
 
-class ReadRequest(NamedTuple):
+class ParsedRequest(NamedTuple):
     """A request and its job, and which outputs the caller takes as raw bytes: by name, and those without a name.
 
     The request is without its inputs.
@@ -41,14 +41,14 @@ class ReadRequest(NamedTuple):
 
     request: InferRequest
     job_request: JobRequest
-    is_binary: Mapping[str, bool]
-    is_binary_by_default: bool
+    binary_outputs: Mapping[str, bool]
+    binary_by_default: bool
 
 
 class _Template(NamedTuple):
     """What the JSON of a request says, for requests with the same JSON and other tensors. `size`: of the tensors."""
 
-    read: ReadRequest
+    read: ParsedRequest
     version: str
     size: int
 
@@ -56,7 +56,7 @@ class _Template(NamedTuple):
 _templates: Final[dict[bytes, _Template]] = {}  # by the JSON
 
 
-def read_request(http: Request, body: bytes, card: ModelCard, version: str) -> ReadRequest:
+def read_request(http: Request, body: bytes, card: ModelCard, version: str) -> ParsedRequest:
     """Read the body of an inference request for a model, and check it against the model's card. Raises Refused.
 
     Clients send the same JSON again and again, so what it says is kept.
@@ -70,16 +70,16 @@ def read_request(http: Request, body: bytes, card: ModelCard, version: str) -> R
             job = read.job_request
             job = JobRequest(*job[:3], body[length:], *job[4:])  # type: ignore[arg-type]  # faster than `_replace`
             return read._replace(job_request=job)
-    request, is_binary, by_default = _read(body, length, card, version)
-    signature = signature_of(card)
-    job_request = to_job(signature, request)
-    read = ReadRequest(request._replace(inputs=()), job_request, is_binary, by_default)
-    if header and signature.kind == "raw" and job_request.raw is not None:
+    request, binary_outputs, by_default = _read(body, length, card, version)
+    model_tensors = model_tensors_of(card)
+    job_request = to_job(model_tensors, request)
+    read = ParsedRequest(request._replace(inputs=()), job_request, binary_outputs, by_default)
+    if header and model_tensors.kind == "raw" and job_request.raw is not None:
         _keep(header, read, request.inputs, version)
     return read
 
 
-def _keep(header: bytes, read: ReadRequest, inputs: Sequence[InferInput], version: str) -> None:
+def _keep(header: bytes, read: ParsedRequest, inputs: Sequence[InferInput], version: str) -> None:
     """Keep what a request's JSON says, if its tensor is raw bytes whose values need no check."""
     (tensor,) = inputs
     if isinstance(tensor.data, list) or tensor.datatype == "BOOL":
@@ -93,28 +93,28 @@ def _keep(header: bytes, read: ReadRequest, inputs: Sequence[InferInput], versio
 def _read(
     body: bytes, length: int | None, card: ModelCard, version: str
 ) -> tuple[InferRequest, Mapping[str, bool], bool]:
-    """Read a body; return the request, and which outputs are to be raw bytes, as in ReadRequest. Raises Refused."""
+    """Read a body; return the request, and which outputs are to be raw bytes, as in ParsedRequest. Raises Refused."""
     if length == 0:
         return _read_raw(body, card, version), {}, True
     fields = read_object(body if length is None else body[:length], "the JSON of the body")
     binary = memoryview(b"" if length is None else body)[length or 0 :]
     parameters = _object(fields, "parameters", "the request")
     by_default = _boolean(parameters, "binary_data_output")
-    requested, is_binary = _read_outputs(fields.get("outputs"), by_default=by_default)
+    requested, binary_outputs = _read_outputs(fields.get("outputs"), by_default=by_default)
     request_id = fields.get("id", "")
     if not isinstance(request_id, str):
         raise Refused("invalid_request", f'field "id" must be text, not {describe_value(request_id)}')
     inputs = _read_inputs(fields.get("inputs"), binary, card)
-    return InferRequest(card["name"], version, request_id, parameters, inputs, requested), is_binary, by_default
+    return InferRequest(card["name"], version, request_id, parameters, inputs, requested), binary_outputs, by_default
 
 
-async def write_response(response: InferResponse, read: ReadRequest) -> HttpResponse:
+async def write_response(response: InferResponse, read: ParsedRequest) -> HttpResponse:
     """Return the answer to a request, each output as raw bytes or as JSON values, as the request asks."""
     entries: list[dict[str, Any]] = []
     raw: list[bytes] = []
     for tensor in response.outputs:
         entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
-        if read.is_binary.get(tensor.name, read.is_binary_by_default):
+        if read.binary_outputs.get(tensor.name, read.binary_by_default):
             entry["parameters"] = {"binary_data_size": len(tensor.data)}
             raw.append(tensor.data)
         else:
@@ -145,22 +145,22 @@ def _header_length(http: Request, body_bytes: int) -> int | None:
 
 def _read_raw(body: bytes, card: ModelCard, version: str) -> InferRequest:
     """Read a body without JSON: the bytes of the model's only input, as one row. Raises Refused."""
-    signature = signature_of(card)
-    if len(signature.inputs) != 1:
-        message = f"model {card['name']} has the inputs {[*signature.inputs]}: a body without JSON is for one input"
+    model_tensors = model_tensors_of(card)
+    if len(model_tensors.inputs) != 1:
+        message = f"model {card['name']} has the inputs {[*model_tensors.inputs]}: a body without JSON is for one input"
         raise Refused("invalid_input", message)
-    (served,) = signature.inputs.values()
+    (served,) = model_tensors.inputs.values()
     row, name, datatype = served.row_shape, served.name, served.datatype
     first = (1,) if served.has_rows else ()
     if datatype == TEXTS:  # one value, without its length
         if prod(row) != 1:
-            raise Refused("invalid_input", f"input {name!r} has the shape {signature.shape(served)}: send JSON")
+            raise Refused("invalid_input", f"input {name!r} has the shape {model_tensors.shape(served)}: send JSON")
         body = len(body).to_bytes(4, "little") + body
     elif row.count(-1) == 1:
         known_bytes = tensors.size_bytes(datatype, [size for size in row if size != -1])
         row = tuple(len(body) // (known_bytes or 1) if size == -1 else size for size in row)
     elif -1 in row:
-        raise Refused("invalid_input", f"input {name!r} has the shape {signature.shape(served)}: send it with JSON")
+        raise Refused("invalid_input", f"input {name!r} has the shape {model_tensors.shape(served)}: send it with JSON")
     return InferRequest(card["name"], version, inputs=[InferInput(name, datatype, (*first, *row), body)])
 
 
@@ -209,7 +209,7 @@ def _read_outputs(entries: Any, *, by_default: bool) -> tuple[list[RequestedOutp
         return [], {}
     if not isinstance(entries, list) or len(entries) > MAX_TENSORS:
         raise Refused("invalid_request", f'field "outputs" must be a list of at most {MAX_TENSORS} outputs')
-    requested, is_binary = [], {}
+    requested, binary_outputs = [], {}
     for entry in entries:
         name = _name(entry, "output")
         parameters = _object(entry, "parameters", f"output {describe_value(name)}")
@@ -218,8 +218,8 @@ def _read_outputs(entries: Any, *, by_default: bool) -> tuple[list[RequestedOutp
         if type(classes) is not int or not 0 <= classes < 1 << 31:
             raise Refused("invalid_request", "parameter 'classification' must be a whole number from 0")
         requested.append(RequestedOutput(name, classes))
-        is_binary[name] = _boolean(parameters, "binary_data", default=by_default)
-    return requested, is_binary
+        binary_outputs[name] = _boolean(parameters, "binary_data", default=by_default)
+    return requested, binary_outputs
 
 
 def _name(entry: Any, what: str) -> str:

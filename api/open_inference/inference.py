@@ -4,7 +4,6 @@ HTTP and gRPC share it. Tensors stay raw bytes: only their sizes are checked, an
 request with one row is an ordinary job; one with more is a job of several rows.
 """
 
-import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +18,7 @@ import pybase64
 
 from api.asgi.tenant_budgets import BudgetShare
 from api.gateway.gateway import Gateway
-from api.open_inference.signature import ANSWER, ServedTensor, Signature, signature_of
+from api.open_inference.model_tensors import ANSWER, ModelTensors, ServedTensor, model_tensors_of
 from api.submission.single_submit import SingleSubmit
 from jobs.contract import tensors
 from jobs.contract.errors import JitneyError, Refused, StoreUnavailable
@@ -94,13 +93,13 @@ def to_job_request(gateway: Gateway, request: InferRequest) -> JobRequest:
 
     Nothing is allocated by the sizes that the request claims before they are compared with the bytes that it has.
     """
-    return to_job(signature_of(gateway.catalog.find(request.model, request.version)), request)
+    return to_job(model_tensors_of(gateway.catalog.find(request.model, request.version)), request)
 
 
 class PendingInference:
     """A request whose job is submitted. `await response()` once; `cancel()` when the caller has gone."""
 
-    __slots__ = ("_gateway", "_id", "_is_keyed", "_outputs", "_signature", "_submit", "_tenant", "_wait_s")
+    __slots__ = ("_gateway", "_id", "_is_keyed", "_model_tensors", "_outputs", "_submit", "_tenant", "_wait_s")
 
     def __init__(
         self,
@@ -120,14 +119,14 @@ class PendingInference:
         `to_job_request` returns for the request, if it is known.
         """
         job_request = job_request or to_job_request(gateway, request)
-        signature = signature_of(job_request.card or {})
+        model_tensors = model_tensors_of(job_request.card or {})
         if not key:
             most_ms = min(
-                wait_s * 1000, signature.card.get("deadline_ms") or math.inf, gateway.settings.max_deadline_ms
+                wait_s * 1000, model_tensors.card.get("deadline_ms") or math.inf, gateway.settings.max_deadline_ms
             )
             asked_ms = job_request.deadline_ms or math.inf
             job_request = job_request._replace(deadline_ms=max(1, int(min(asked_ms, most_ms))))
-        self._gateway, self._tenant, self._signature, self._wait_s = gateway, tenant, signature, wait_s
+        self._gateway, self._tenant, self._model_tensors, self._wait_s = gateway, tenant, model_tensors, wait_s
         self._id, self._outputs, self._is_keyed = request.id, request.outputs, bool(key)
         self._submit = SingleSubmit(gateway, tenant, job_request, key, wait_s=wait_s, share=share)
 
@@ -158,45 +157,22 @@ class PendingInference:
                 await self._gateway.store.cancel(self._submit.id, self._tenant)
 
     def _read(self, job: Job) -> InferResponse:
-        found = read_outputs(job, self._signature)
+        found = read_outputs(job, self._model_tensors)
         if self._outputs:
             found = [choose_output(found, requested) for requested in self._outputs]
         return InferResponse(job.model, job.version, self._id, found)
 
 
-async def infer(
-    gateway: Gateway,
-    tenant: str,
-    request: InferRequest,
-    share: BudgetShare,
-    *,
-    key: str = "",
-    wait_s: float,
-    evict: Callable[[], None] | None = None,
-) -> InferResponse:
-    """Submit a request and wait for its outputs, see `PendingInference`. Raises JitneyError.
-
-    If this is cancelled, as by the end of a call, so is the job.
-    """
-    pending = PendingInference(gateway, tenant, request, share, key=key, wait_s=wait_s)
-    del request
-    try:
-        return await pending.response(evict)
-    except asyncio.CancelledError:
-        await pending.cancel()
-        raise
-
-
-def read_outputs(job: Job, signature: Signature) -> list[OutputTensor]:
+def read_outputs(job: Job, model_tensors: ModelTensors) -> list[OutputTensor]:
     """Return the outputs of a final job, which has its output. Raises JitneyError if it failed."""
     if job.state != State.SUCCEEDED or job.output is None:
         error = orjson.loads(job.error or b"{}")
         code = error.get("code", "canceled")
         raise JitneyError(code, error.get("message", f"the job is {job.state.value}"))
-    if not signature.gives_tensors:
+    if not model_tensors.gives_tensors:
         length = len(job.output).to_bytes(_LENGTH_BYTES, "little")
         return [OutputTensor(ANSWER, TEXTS, (1,), length + job.output)]
-    outputs, served = orjson.loads(job.output)["tensors"], signature.outputs
+    outputs, served = orjson.loads(job.output)["tensors"], model_tensors.outputs
     return [
         OutputTensor(
             name,
@@ -208,31 +184,31 @@ def read_outputs(job: Job, signature: Signature) -> list[OutputTensor]:
     ]
 
 
-def to_job(signature: Signature, request: InferRequest) -> JobRequest:
-    """Return the job of a request for a model with this signature, otherwise as `to_job_request`."""
+def to_job(model_tensors: ModelTensors, request: InferRequest) -> JobRequest:
+    """Return the job of a request for a model with these tensors, otherwise as `to_job_request`."""
     if len(request.id) > MAX_ID_CHARS:
         raise Refused("invalid_request", f"id may have at most {MAX_ID_CHARS} characters", limit=MAX_ID_CHARS)
-    inputs = _by_name(signature, request.inputs)
-    rows = _count_rows(signature, inputs)
-    _check_outputs(signature, request.outputs)
+    inputs = _by_name(model_tensors, request.inputs)
+    rows = _count_rows(model_tensors, inputs)
+    _check_outputs(model_tensors, request.outputs)
     lane, deadline_ms = _read_parameters(request.parameters)
     job_request = JobRequest(
-        model=signature.card["name"],
-        parameters=_BASE64 if signature.gives_tensors else _NONE,
+        model=model_tensors.card["name"],
+        parameters=_BASE64 if model_tensors.gives_tensors else _NONE,
         lane=lane,
         deadline_ms=deadline_ms,
         rows=rows if rows > 1 else None,
         version=request.version,
-        card=signature.card,
+        card=model_tensors.card,
     )
     # One row is an ordinary job, whose tensors have no dimension of rows.
     values = {name: _read_tensor(each, served, rows) for name, (each, served) in inputs.items()}
-    if signature.kind == "tensors":
+    if model_tensors.kind == "tensors":
         return job_request._replace(tensors=values)
     (tensor,) = values.values()
-    if signature.kind == "raw":
+    if model_tensors.kind == "raw":
         return job_request._replace(raw=bytes(tensor.data))
-    return _with_file(job_request, signature.kind, bytes(tensor.data)[_LENGTH_BYTES:])
+    return _with_file(job_request, model_tensors.kind, bytes(tensor.data)[_LENGTH_BYTES:])
 
 
 def _with_file(job_request: JobRequest, kind: str, data: bytes) -> JobRequest:
@@ -241,19 +217,19 @@ def _with_file(job_request: JobRequest, kind: str, data: bytes) -> JobRequest:
     return job_request._replace(image=data) if kind == "image" else job_request._replace(audio=data)
 
 
-def _by_name(signature: Signature, inputs: Sequence[InferInput]) -> dict[str, tuple[InferInput, ServedTensor]]:
+def _by_name(model_tensors: ModelTensors, inputs: Sequence[InferInput]) -> dict[str, tuple[InferInput, ServedTensor]]:
     """Return the inputs with what the model takes, in the model's order. Raises Refused unless they are the same."""
     given = {each.name: each for each in inputs}
     if len(given) != len(inputs):
         raise Refused("invalid_request", "an input appears twice")
-    if given.keys() != signature.inputs.keys():
+    if given.keys() != model_tensors.inputs.keys():
         names = ", ".join(map(describe_value, [*given][:20])) or "none"
-        message = f"model {signature.card['name']} takes the inputs {[*signature.inputs]}, and got {names}"
+        message = f"model {model_tensors.card['name']} takes the inputs {[*model_tensors.inputs]}, and got {names}"
         raise Refused("invalid_input", message)
-    return {name: (given[name], served) for name, served in signature.inputs.items()}
+    return {name: (given[name], served) for name, served in model_tensors.inputs.items()}
 
 
-def _count_rows(signature: Signature, inputs: Mapping[str, tuple[InferInput, ServedTensor]]) -> int:
+def _count_rows(model_tensors: ModelTensors, inputs: Mapping[str, tuple[InferInput, ServedTensor]]) -> int:
     """Check datatypes and shapes, and return the number of rows. Raises Refused."""
     rows = 0
     for each, served in inputs.values():
@@ -266,16 +242,16 @@ def _count_rows(signature: Signature, inputs: Mapping[str, tuple[InferInput, Ser
         if len(shape) != first + len(expected) or any(
             size not in (-1, given) for size, given in zip(expected, shape[first:], strict=True)
         ):
-            message = f"input {each.name!r} has the shape {signature.shape(served)}, not {[*shape[:20]]}"
+            message = f"input {each.name!r} has the shape {model_tensors.shape(served)}, not {[*shape[:20]]}"
             hint = "; -1 is any size, and the first dimension is that of the rows" if first else "; -1 is any size"
             raise Refused("invalid_input", message + hint)
         if first:
             if rows not in (0, shape[0]):
                 raise Refused("invalid_input", f"inputs have {rows} and {shape[0]} rows: send as many of each")
             rows = shape[0]
-            if not 1 <= rows <= max(1, signature.max_rows):
-                most = max(1, signature.max_rows)
-                message = f"a request for model {signature.card['name']} has 1 to {most} rows, not {rows}"
+            if not 1 <= rows <= max(1, model_tensors.max_rows):
+                most = max(1, model_tensors.max_rows)
+                message = f"a request for model {model_tensors.card['name']} has 1 to {most} rows, not {rows}"
                 raise Refused("invalid_input", message, limit=most)
     return rows or 1
 
@@ -323,11 +299,11 @@ def _check_lengths(name: str, count: int, data: bytes) -> None:
         raise Refused("invalid_input", message)
 
 
-def _check_outputs(signature: Signature, outputs: Sequence[RequestedOutput]) -> None:
+def _check_outputs(model_tensors: ModelTensors, outputs: Sequence[RequestedOutput]) -> None:
     for output in outputs:
-        served = signature.outputs.get(output.name)
+        served = model_tensors.outputs.get(output.name)
         if served is None:
-            message = f"model {signature.card['name']} has the outputs {[*signature.outputs]}, not"
+            message = f"model {model_tensors.card['name']} has the outputs {[*model_tensors.outputs]}, not"
             raise Refused("invalid_input", f"{message} {describe_value(output.name)}")
         if output.classification < 0 or (output.classification and served.datatype in (TEXTS, "BOOL")):
             raise Refused("invalid_request", f"output {output.name!r}: classification is for numbers, from 1 on")

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from api.gateway.gateway import Gateway
-from api.open_inference.signature import ServedTensor, Signature, signature_of
+from api.open_inference.model_tensors import ModelTensors, ServedTensor, model_tensors_of
 from jobs.contract.errors import Refused, RetryLater, StoreUnavailable
 from jobs.contract.tensors import TEXTS
 from jobs.metrics import histograms
@@ -42,8 +42,12 @@ def server_metadata() -> dict[str, Any]:
     return {"name": SERVER_NAME, "version": _server_version(), "extensions": list(EXTENSIONS)}
 
 
-def is_server_ready(gateway: Gateway) -> bool:
-    """Return whether the gateway accepts jobs, as far as it knows without a call to Redis."""
+async def is_server_ready(gateway: Gateway) -> bool:
+    """Return whether the gateway accepts jobs and Redis answers."""
+    try:
+        await gateway.refresh_models()
+    except StoreUnavailable:
+        return False
     return not gateway.is_draining and not gateway.store.connection.refusal and gateway.catalog.is_loaded
 
 
@@ -64,28 +68,28 @@ def is_model_ready(gateway: Gateway, name: str, number: str = "") -> bool:
 
 def model_metadata(gateway: Gateway, name: str, number: str = "") -> dict[str, Any]:
     """Return the versions, inputs and outputs of a model. Raises JitneyError."""
-    signature = _find(gateway, name, number)
-    card = signature.card
+    model_tensors = _find(gateway, name, number)
+    card = model_tensors.card
     return {
         "name": card["name"],
         "versions": [number] if number else _running(gateway, card["name"]) or [card["version"]],
-        "platform": _platform(signature),
-        "inputs": [_metadata_of(signature, tensor) for tensor in signature.inputs.values()],
-        "outputs": [_metadata_of(signature, tensor) for tensor in signature.outputs.values()],
+        "platform": _platform(model_tensors),
+        "inputs": [_metadata_of(model_tensors, tensor) for tensor in model_tensors.inputs.values()],
+        "outputs": [_metadata_of(model_tensors, tensor) for tensor in model_tensors.outputs.values()],
     }
 
 
 def model_config(gateway: Gateway, name: str, number: str = "") -> dict[str, Any]:
     """Return Triton's ModelConfig of a model. Raises JitneyError."""
-    signature = _find(gateway, name, number)
+    model_tensors = _find(gateway, name, number)
     return {
-        "name": signature.card["name"],
-        "platform": _platform(signature),
-        "backend": _platform(signature).partition("_")[0],
-        "max_batch_size": signature.max_rows,
-        "input": [_config_of(signature, tensor) for tensor in signature.inputs.values()],
-        "output": [_config_of(signature, tensor) for tensor in signature.outputs.values()],
-        **({"dynamic_batching": {}} if signature.card.get("batchable") else {}),
+        "name": model_tensors.card["name"],
+        "platform": _platform(model_tensors),
+        "backend": _platform(model_tensors).partition("_")[0],
+        "max_batch_size": model_tensors.max_rows,
+        "input": [_config_of(model_tensors, tensor) for tensor in model_tensors.inputs.values()],
+        "output": [_config_of(model_tensors, tensor) for tensor in model_tensors.outputs.values()],
+        **({"dynamic_batching": {}} if model_tensors.card.get("batchable") else {}),
     }
 
 
@@ -126,18 +130,18 @@ def repository_index(gateway: Gateway, *, only_ready: bool = False) -> list[dict
     return found
 
 
-def _find(gateway: Gateway, name: str, number: str) -> Signature:
+def _find(gateway: Gateway, name: str, number: str) -> ModelTensors:
     if not name:
         raise Refused("model_not_found", "the request names no model", allowed=gateway.catalog.names())
     try:
-        return signature_of(gateway.catalog.find(name, number))
+        return model_tensors_of(gateway.catalog.find(name, number))
     except StoreUnavailable:
         raise
     except RetryLater as error:  # no version takes jobs, but its tensors may be known
         cards = [card for card in gateway.catalog.cluster.cards if card["name"] == name]
         if number or not cards:
             raise error from None
-        return signature_of(max(cards, key=lambda card: version_number(card["version"])))
+        return model_tensors_of(max(cards, key=lambda card: version_number(card["version"])))
 
 
 def _running(gateway: Gateway, name: str) -> list[str]:
@@ -146,19 +150,19 @@ def _running(gateway: Gateway, name: str) -> list[str]:
     return version_routing.list_running_versions(gateway.catalog.cluster, name)
 
 
-def _platform(signature: Signature) -> str:
-    is_custom = str(signature.card.get("provider_note") or "").startswith("custom engine")
+def _platform(model_tensors: ModelTensors) -> str:
+    is_custom = str(model_tensors.card.get("provider_note") or "").startswith("custom engine")
     return "custom" if is_custom else _ONNX
 
 
-def _metadata_of(signature: Signature, tensor: ServedTensor) -> dict[str, Any]:
-    return {"name": tensor.name, "datatype": tensor.datatype, "shape": signature.shape(tensor)}
+def _metadata_of(model_tensors: ModelTensors, tensor: ServedTensor) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": model_tensors.shape(tensor)}
 
 
-def _config_of(signature: Signature, tensor: ServedTensor) -> dict[str, Any]:
+def _config_of(model_tensors: ModelTensors, tensor: ServedTensor) -> dict[str, Any]:
     """Return an entry of the config, whose dimensions are without that of the rows if there is a max_batch_size."""
     datatype = "STRING" if tensor.datatype == TEXTS else tensor.datatype
-    dims: Sequence[int] = tensor.row_shape if signature.max_rows else signature.shape(tensor)
+    dims: Sequence[int] = tensor.row_shape if model_tensors.max_rows else model_tensors.shape(tensor)
     return {"name": tensor.name, "data_type": f"TYPE_{datatype}", "dims": list(dims)}
 
 

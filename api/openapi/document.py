@@ -9,7 +9,7 @@ from starlette.routing import BaseRoute
 
 from api.auth.access_control import PUBLIC_PATHS, PUBLIC_PREFIX
 from api.auth.authentication import AUTH_SCHEMES, KEY_HEADERS
-from api.auth.read_tokens import QUERY_FIELD
+from api.auth.job_tokens import QUERY_FIELD
 from api.openapi import hot_routes
 from api.openapi.content import ContentWriter
 from api.openapi.error_responses import ErrorResponses

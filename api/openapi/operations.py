@@ -25,6 +25,9 @@ BYTES: Final = "application/octet-stream"
 _LINES: Final = Annotated[str, Field(examples=['{"custom_id": "1", "response": {"status_code": 200, "body": {}}}\n'])]
 _JOB_LINES: Final = Annotated[str, Field(examples=['{"input": {"text": "one"}}\n{"input": {"text": "two"}}\n'])]
 _EVENTS: Final = Annotated[str, Field(examples=['id: 1\nevent: queued\ndata: {"id":"00…","status":"queued"}\n\n'])]
+_SNAPSHOTS: Final = Annotated[
+    str, Field(examples=['event: snapshot\ndata: {"queues":[],"models":[],"workers":[]}\n\n'])
+]
 _METRICS: Final = Annotated[str, Field(examples=["# TYPE jitney_workers gauge\njitney_workers 1.0\n"])]
 _OUTPUT: Final = Annotated[dict[str, Any], Field(examples=[jobs.Job.example["output"]])]
 _TEXT_BODY: Final = Annotated[str, Field(examples=["a text"])]
@@ -251,6 +254,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "makeReadToken": Operation(
         _json(jobs.ReadToken, "The token."), (_JOB,), {JSON: jobs.ReadTokenRequest}, is_body_required=False
     ),
+    "followQueue": Operation({200: Answer({"text/event-stream": _SNAPSHOTS}, "Snapshots of the whole queue.")}),
     "followJobs": Operation(_stream("The events of all jobs."), headers=("Last-Event-ID",)),
     "predictImage": Operation(
         _json(jobs.Predictions, "Labels and probabilities, the best first.", "Server-Timing"),

@@ -9,11 +9,13 @@ from fastapi import Request as HttpRequest
 from api.asgi.fastapi_adapter import json_response, to_fastapi_response
 from api.asgi.request import Request
 from api.asgi.responses import Header, HttpResponse
+from api.auth.audit import log_change
 from api.auth.authentication import Caller
 from api.gateway.gateway import Gateway
 from api.routes import list_queries
 from api.routes.list_queries import All, Cursor, Limit, RequestedTenant, read_cursor, read_time, write_cursor
 from api.submission import replay
+from api.submission.replay import ReplayResult
 from api.submission.submit import unwrap, wait_for_outcomes
 from jobs.contract import audio_formats, image_formats
 from jobs.contract.errors import DEAD_LETTER_CODES, Refused
@@ -64,7 +66,7 @@ def router(gateway: Gateway) -> APIRouter:
     async def list_dead_letters(
         http: HttpRequest, filters: Filters, tenant: RequestedTenant, limit: Limit = 20, cursor: Cursor = ""
     ) -> Response:
-        """Answer the dead letters that match all given filters. A page may be short, even empty."""
+        """Return the dead letters that match all given filters. A page may be short, even empty."""
         Request(http.scope).query(*FILTER_FIELDS, "tenant", "limit", "cursor")
         page = await dead_letters.list_dead_letters(store, tenant, filters, read_cursor(cursor, "-", JOB_ID), limit)
         views = [dead_letter_view(letter) for letter in page.records]
@@ -79,6 +81,7 @@ def router(gateway: Gateway) -> APIRouter:
         after = read_cursor(cursor, "-", JOB_ID)
         page = await dead_letters.list_dead_letters(store, tenant, filters, after, MAX_PURGED)
         purged = await dead_letters.purge_dead_letters(store, [letter.job.id for letter in page.records])
+        log_change(http, "purged %d dead letters by filter %s", purged, dict(http.query_params))
         next_cursor = write_cursor(page.after, "-")
         return json_response({"purged": purged, "more": page.after is not None, "next_cursor": next_cursor})
 
@@ -92,22 +95,17 @@ def router(gateway: Gateway) -> APIRouter:
         """
         list_queries.check_filter_or_all(http, every, "dead letters", FILTER_FIELDS, "tenant")
         done = await replay.replay_dead_letters(gateway, tenant, filters, read_cursor(cursor, "-", JOB_ID))
-        view = {**done._asdict(), "next_cursor": write_cursor(done.after, "-"), "stopped": None}
-        del view["after"]
-        headers: tuple[Header, ...] = ()
-        if done.stopped is not None:
-            view["stopped"] = {"code": done.stopped.code, "detail": done.stopped.message}
-            headers = ((b"retry-after", b"%d" % done.stopped.details.get("retry_after_s", 1)),)
-        return json_response(view, headers=headers)
+        log_change(http, "replayed %d dead letters by filter %s", done.replayed, dict(http.query_params))
+        return _replay_response(done)
 
     @routes.get("/{job_id}", summary="Read a dead letter")
     async def read_dead_letter(tenant: VisibleTenant, job_id: str) -> Response:
-        """Answer the failed job, and what only dead letters have. A key with the role admin reads those of others."""
+        """Return the failed job, and what only dead letters have. A key with the role admin reads those of others."""
         return json_response(dead_letter_view(await dead_letters.get_dead_letter(store, tenant, job_id)))
 
     @routes.get("/{job_id}/input", summary="Download the exact input of a dead letter")
     async def read_dead_letter_input(tenant: VisibleTenant, job_id: str) -> Response:
-        """Answer the input byte for byte, as a download: an image, a text, JSON, or bytes."""
+        """Return the input byte for byte, as a download: an image, a text, JSON, or bytes."""
         letter = await dead_letters.get_dead_letter(store, tenant, job_id)
         body = await dead_letters.read_input(store, letter)
         content_type, ending = _media_type(letter.kind, body)
@@ -129,15 +127,29 @@ def router(gateway: Gateway) -> APIRouter:
         headers: list[Header] = [(b"location", f"/v1/jobs/{job.id}".encode())]
         if submitted.accepted.replayed:
             headers.append((b"idempotent-replayed", b"true"))
+        else:
+            log_change(http, "replayed dead letter %s of tenant %s as job %s", job_id, job.tenant, job.id)
         return to_fastapi_response(HttpResponse(202, orjson.dumps(job_view(job)), headers))
 
     @routes.delete("/{job_id}", summary="Purge a dead letter")
-    async def purge_dead_letter(tenant: VisibleTenant, job_id: str) -> Response:
+    async def purge_dead_letter(http: HttpRequest, tenant: VisibleTenant, job_id: str) -> Response:
         """Remove the dead letter and its input. The job can be read as long as any other result."""
         letter = await dead_letters.get_dead_letter(store, tenant, job_id)
-        return json_response({"purged": await dead_letters.purge_dead_letters(store, [letter.job.id])})
+        purged = await dead_letters.purge_dead_letters(store, [letter.job.id])
+        log_change(http, "purged dead letter %s of tenant %s", job_id, letter.job.tenant)
+        return json_response({"purged": purged})
 
     return routes
+
+
+def _replay_response(done: ReplayResult) -> Response:
+    view = {**done._asdict(), "next_cursor": write_cursor(done.after, "-"), "stopped": None}
+    del view["after"]
+    headers: tuple[Header, ...] = ()
+    if done.stopped is not None:
+        view["stopped"] = {"code": done.stopped.code, "detail": done.stopped.message}
+        headers = ((b"retry-after", b"%d" % done.stopped.details.get("retry_after_s", 1)),)
+    return json_response(view, headers=headers)
 
 
 def _media_type(kind: str, body: bytes) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Routes of the pages and the OpenAPI document: `/`, `/docs` with Swagger UI and its files, and `/openapi.json`."""
+"""Routes of the pages and the OpenAPI document: `/`, `/ops`, `/docs` with Swagger UI, their files, `/openapi.json`."""
 
 import asyncio
 from importlib.resources import files
@@ -11,7 +11,7 @@ from fastapi.responses import FileResponse
 
 from api.asgi.fastapi_adapter import to_fastapi_response
 from api.asgi.responses import HttpResponse
-from api.auth.access_control import DOCS_FILES, DOCS_PATH
+from api.auth.access_control import DOCS_FILES, DOCS_PATH, OPS_FILES, OPS_PATH
 from api.openapi.document import build_document
 
 PATH: Final = "/openapi.json"
@@ -25,6 +25,11 @@ _DEMO_POLICY: Final = (
 # Swagger UI writes style attributes, and has its icons as data.
 _DOCS_POLICY: Final = (
     f"{_NOTHING_ELSE}; connect-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; script-src 'self'"
+)
+# Inputs of dead letters are shown from memory: images and audio as blobs.
+_OPS_POLICY: Final = (
+    f"{_NOTHING_ELSE}; connect-src 'self'; img-src 'self' blob: data:; media-src blob:; "
+    "style-src 'self'; script-src 'self'"
 )
 
 
@@ -47,8 +52,14 @@ def router(app: FastAPI) -> APIRouter:
     async def read_docs_page() -> FileResponse:
         return _page("docs.html", _DOCS_POLICY)
 
+    @routes.get(OPS_PATH)
+    async def read_ops_page() -> FileResponse:
+        return _page("ops.html", _OPS_POLICY)
+
     for name in DOCS_FILES:
-        _add_file(routes, (_SWAGGER_UI if name.startswith("swagger-ui") else _PAGES) / name)
+        _add_file(routes, DOCS_PATH, (_SWAGGER_UI if name.startswith("swagger-ui") else _PAGES) / name)
+    for name in OPS_FILES:
+        _add_file(routes, OPS_PATH, _PAGES / "ops" / name)
     return routes
 
 
@@ -57,8 +68,14 @@ def _page(name: str, policy: str) -> FileResponse:
     return FileResponse(_PAGES / name, media_type="text/html", headers=headers)
 
 
-def _add_file(routes: APIRouter, path: Path) -> None:
-    @routes.get(f"{DOCS_PATH}/{path.name}")
-    async def read_docs_file() -> FileResponse:
-        headers = {"cache-control": "max-age=3600", "x-content-type-options": "nosniff"}
-        return FileResponse(path, headers=headers)
+def _add_file(routes: APIRouter, page: str, path: Path) -> None:
+    """Add the route of a file of a page. Large files are cached; small ones are always those of this release."""
+    headers = {
+        "cache-control": "max-age=3600" if page == DOCS_PATH else "no-cache",
+        "x-content-type-options": "nosniff",
+    }
+    media_type = "text/javascript" if path.suffix == ".js" else None
+
+    @routes.get(f"{page}/{path.name}")
+    async def read_file() -> FileResponse:
+        return FileResponse(path, media_type=media_type, headers=headers)

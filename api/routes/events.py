@@ -32,7 +32,7 @@ def router(gateway: Gateway) -> APIRouter:
         job, changes = await events.follow_job(gateway.store, job_id, gateway.id)
         if job is not None and job.is_final and int(last or 0) >= len(changes):
             return Response(status_code=204)  # 204 stops a browser from reconnecting after the end
-        return _stream_response(streams.stream_job(caller, job_id, int(last or 0), is_known, Request(http.scope).evict))
+        return stream_response(streams.stream_job(caller, job_id, int(last or 0), is_known, Request(http.scope).evict))
 
     @routes.get("/v1/events", summary="Follow all own jobs, by server-sent events")
     async def follow_jobs(http: HttpRequest) -> Response:
@@ -44,7 +44,7 @@ def router(gateway: Gateway) -> APIRouter:
         if last and not events.is_log_position(gateway.store, last):
             raise Refused("invalid_request", "Last-Event-ID must be the id of an earlier event")
         streams.check_stream_limit(caller.tenant)
-        return _stream_response(streams.stream_tenant(caller, last, is_known))
+        return stream_response(streams.stream_tenant(caller, last, is_known))
 
     return routes
 
@@ -56,7 +56,7 @@ def _read_request(http: HttpRequest) -> tuple[Caller, str]:
     return http.scope["caller"], request.header(b"last-event-id")
 
 
-def _stream_response(events_body: AsyncGenerator[bytes]) -> Response:
+def stream_response(events_body: AsyncGenerator[bytes]) -> Response:
     """Return FastAPI's form of a stream, with a header that disables buffering in proxies."""
     headers = {name.decode(): value.decode() for name, value in SECURITY_HEADERS} | {"x-accel-buffering": "no"}
     return StreamingResponse(events_body, media_type="text/event-stream", headers=headers)

@@ -25,7 +25,7 @@ from jobs.contract.errors import JitneyError, Refused
 from jobs.contract.job import Job
 from jobs.contract.job_view import job_view
 from jobs.contract.lifecycle import State
-from jobs.contract.origin import ORIGIN, Origin, read_traceparent
+from jobs.contract.request_context import REQUEST_CONTEXT, RequestContext, read_traceparent
 
 JOBS_PATH = "/v1/jobs"
 JOB_ROUTE, OUTPUT_ROUTE = f"{JOBS_PATH}/{{job_id}}", f"{JOBS_PATH}/{{job_id}}/output"
@@ -83,7 +83,7 @@ def _remember_origin(request: Request) -> None:
     if request.given_id or b"traceparent" in request.headers:
         traceparent = read_traceparent(request.header(b"traceparent"))
         if request.given_id or traceparent:
-            ORIGIN.set(Origin(request.given_id, traceparent))
+            REQUEST_CONTEXT.set(RequestContext(request.given_id, traceparent))
 
 
 async def post_job(gateway: Gateway, request: Request, receive: Receive) -> Response:

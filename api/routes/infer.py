@@ -10,7 +10,7 @@ from api.asgi.responses import HttpResponse, Receive
 from api.asgi.single_write import call_on_disconnect
 from api.gateway.gateway import Gateway
 from api.open_inference import http_messages
-from api.open_inference.http_messages import ReadRequest
+from api.open_inference.http_messages import ParsedRequest
 from api.open_inference.inference import PendingInference
 from jobs.contract.errors import Refused
 from jobs.contract.job_request import JobRequest
@@ -55,7 +55,7 @@ async def infer(gateway: Gateway, http: Request, receive: Receive, target: Infer
     if http.method != "POST":
         raise Refused("method_not_allowed", f"{http.method} {http.path[:200]}: Method Not Allowed; allowed: POST")
     pending, read = await _submit(gateway, http, receive, target)
-    if gateway.settings.predict_hangup_cancels and not http.header(b"idempotency-key"):
+    if gateway.settings.disconnect_cancels and not http.header(b"idempotency-key"):
         call_on_disconnect(receive, pending.end)
     answer = await http_messages.write_response(await pending.response(http.evict), read)
     accepted = http.headers.get(b"accept-encoding")
@@ -64,7 +64,7 @@ async def infer(gateway: Gateway, http: Request, receive: Receive, target: Infer
 
 async def _submit(
     gateway: Gateway, http: Request, receive: Receive, target: InferPath
-) -> tuple[PendingInference, ReadRequest]:
+) -> tuple[PendingInference, ParsedRequest]:
     """Receive a request and submit its job. Its tensors are not kept. Raises JitneyError."""
     settings, key = gateway.settings, http.header(b"idempotency-key")
     share = gateway.reserve_body(http, key)

@@ -19,7 +19,7 @@ from jobs.contract.job_request import MAX_METADATA
 from jobs.contract.lifecycle import State
 from jobs.models.worker_registry import MODEL_NAME, MODEL_VERSION
 from jobs.store.job_search import OPEN, JobFilter, SearchScope
-from jobs.store.listing import Position
+from jobs.store.record_pages import Position
 from jobs.tenants import usage
 
 FIELDS: Final = ("status", "model", "version", "lane", "tenant", "code", "since", "until")

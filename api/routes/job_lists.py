@@ -11,7 +11,7 @@ from api.asgi.fastapi_adapter import json_response, receive_body
 from api.asgi.request import Request
 from api.auth.audit import log_change
 from api.gateway.gateway import Gateway
-from api.gateway.list_pacer import Turn
+from api.gateway.list_scheduler import Turn
 from api.routes.job_filters import (
     Code,
     LaneName,
@@ -32,7 +32,7 @@ from jobs.contract.errors import Refused
 from jobs.contract.job_view import format_timestamp, listed_view
 from jobs.contract.json_reader import read_object
 from jobs.store.job_search import MAX_SCANNED, JobFilter, JobPage, search_jobs
-from jobs.store.listing import Position
+from jobs.store.record_pages import Position
 
 FAR_FUTURE_US: Final = 1 << 60
 MAX_CANCELED: Final = 1000  # jobs per call
@@ -62,7 +62,7 @@ def router(gateway: Gateway) -> APIRouter:
         limit: Limit = 20,
         cursor: Cursor = "",
     ) -> Response:
-        """Answer the newest jobs that match all given filters; `metadata.KEY=VALUE` filters by metadata.
+        """Return the newest jobs that match all given filters; `metadata.KEY=VALUE` filters by metadata.
 
         A page may be short, even empty: the last one has no `next_cursor`. `scanned` says how many jobs were looked at.
         """

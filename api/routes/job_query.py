@@ -37,7 +37,7 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.post(PATH, summary="Read many jobs by their ids, or wait for their ends")
     async def query_jobs(http: HttpRequest) -> Response:
-        """Answer the jobs in the order of their ids, each as it stands or with the error that its own GET has.
+        """Return the jobs in the order of their ids, each as it stands or with the error that its own GET has.
 
         With `wait`, answer once `min_final` of them are final (all unless it is given), or when the wait is over.
         """

@@ -10,13 +10,13 @@ from api.asgi.request import Request
 from api.asgi.responses import HttpResponse, catch_errors
 from api.auth.audit import log_change
 from api.gateway.gateway import Gateway
-from api.metrics import render, render_process
+from api.metrics import render, render_gateway
 from api.metrics.exposition import CONTENT_TYPE
 from api.routes import health, predict
 from api.routes.list_queries import RequestedTenant
 from jobs.contract.errors import Refused
 from jobs.contract.job_view import job_view
-from jobs.store.purge import purge_job
+from jobs.store.job_erasure import erase_job
 
 _BOOLEANS: Final = {"true": True, "false": False}
 
@@ -40,8 +40,8 @@ def router(gateway: Gateway) -> APIRouter:
         if purge not in ("", *_BOOLEANS):
             raise Refused("invalid_request", "purge must be true or false", allowed=list(_BOOLEANS))
         if not _BOOLEANS.get(purge):
-            return json_response(job_view(await gateway.cancel(tenant, job_id)))
-        await purge_job(gateway.store, gateway.check_job_id(job_id), tenant)
+            return await _cancel(gateway, http, tenant, job_id)
+        await erase_job(gateway.store, gateway.check_job_id(job_id), tenant)
         log_change(http, "erased the data of job %s", job_id)
         return json_response({"purged": job_id})
 
@@ -61,7 +61,7 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get("/readyz", tags=["health"], summary="Check that the gateway accepts jobs and Redis answers")
     async def check_readiness() -> Response:
-        """Answer 200 if the gateway accepts jobs, and 503 if Redis does not answer or the gateway shuts down.
+        """Return 200 if the gateway accepts jobs, and 503 if Redis does not answer or the gateway shuts down.
 
         It needs no API key.
         """
@@ -69,21 +69,28 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get("/readyz/models/{name}", tags=["health"], summary="Check that a live worker serves a model")
     async def check_model_readiness(name: str) -> Response:
-        """Answer 200 if a live worker takes new jobs of the model, else 503. It needs no API key."""
+        """Return 200 if a live worker takes new jobs of the model, else 503. It needs no API key."""
         return to_fastapi_response(await health.served(gateway, name))
 
     @routes.get("/metrics", tags=["health"], summary="Prometheus metrics of the whole queue")
     async def read_metrics() -> Response:
-        """Answer the metrics of all gateways and workers. It needs a key with the role admin or metrics."""
+        """Return the metrics of all gateways and workers. It needs a key with the role admin or metrics."""
         return to_fastapi_response(HttpResponse(200, await render.render(gateway), (), CONTENT_TYPE))
 
     @routes.get("/metrics/process", tags=["health"], summary="Prometheus metrics of this gateway")
     async def read_process_metrics() -> Response:
-        """Answer the metrics of the gateway that is asked: requests, memory, event loop.
+        """Return the metrics of the gateway that is asked: requests, memory, event loop.
 
-        Of several processes that share a port it answers the sums. It needs a key with the role admin or metrics.
+        Of several processes that share a port it returns the sums. It needs a key with the role admin or metrics.
         """
-        body = render_process.render(gateway.process_counters.read())
+        body = render_gateway.render(gateway.process_counters.read())
         return to_fastapi_response(HttpResponse(200, body, (), CONTENT_TYPE))
 
     return routes
+
+
+async def _cancel(gateway: Gateway, http: HttpRequest, tenant: str | None, job_id: str) -> Response:
+    job = await gateway.cancel(tenant, job_id)
+    if job.tenant != http.scope["caller"].tenant:
+        log_change(http, "canceled job %s of tenant %s", job_id, job.tenant)
+    return json_response(job_view(job))

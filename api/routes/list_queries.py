@@ -11,7 +11,7 @@ from fastapi import Request as HttpRequest
 from api.asgi.request import Request
 from api.auth.authentication import Caller
 from jobs.contract.errors import Refused
-from jobs.store.listing import Position
+from jobs.store.record_pages import Position
 
 ALL_TENANTS: Final = "*"  # in place of a tenant
 TIME_FORMAT: Final = "RFC 3339 with its time zone, as in 2026-01-31T09:30:00Z"
@@ -47,6 +47,20 @@ def read_requested_tenant(
 
 
 RequestedTenant = Annotated[str | None, Depends(read_requested_tenant)]
+
+
+def read_named_tenant(
+    http: HttpRequest,
+    tenant: Annotated[str, Query(description="another tenant; needs a key with the role admin")] = "",
+) -> str:
+    """Return the tenant of the query, or the caller's own; raises Refused, also for all tenants at once."""
+    found = choose_tenant(http.scope["caller"], tenant)
+    if found is None:
+        raise Refused("invalid_request", "tenant must be the name of one tenant")
+    return found
+
+
+NamedTenant = Annotated[str, Depends(read_named_tenant)]
 
 
 def read_time(name: str, text: str) -> int | None:

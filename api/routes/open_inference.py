@@ -1,8 +1,5 @@
 """Routes of the Open Inference Protocol v2 beside `infer`: health, metadata, statistics, repository, jobs."""
 
-import asyncio
-from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, Final
 
 import orjson
@@ -12,13 +9,11 @@ from fastapi import Request as HttpRequest
 from api.asgi.fastapi_adapter import json_response, receive_body, to_fastapi_response
 from api.asgi.request import Request
 from api.asgi.responses import HttpResponse, Receive, submit_response
-from api.auth.authentication import Caller
 from api.gateway.gateway import Gateway
-from api.open_inference import http_messages, metadata
+from api.open_inference import http_messages, metadata, repository
 from api.routes.infer import MODELS, PREFIX
-from api.routes.models import change_plan
 from api.submission.single_submit import SingleSubmit
-from jobs.contract.errors import Refused, RetryLater, StoreUnavailable
+from jobs.contract.errors import Refused
 from jobs.contract.job_view import job_view
 from jobs.contract.json_reader import read_object
 
@@ -33,7 +28,7 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get(PREFIX, summary="Read name, version and extensions of the server")
     async def read_server_metadata() -> Response:
-        """Answer what the server is. The extension `async_jobs` is the route `jobs` of a model."""
+        """Return what the server is. The extension `async_jobs` is the route `jobs` of a model."""
         return json_response(metadata.server_metadata())
 
     @routes.get(f"{PREFIX}/health/live", summary="Check that the server runs")
@@ -43,19 +38,19 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get(f"{PREFIX}/health/ready", summary="Check that the server accepts requests")
     async def check_server_ready() -> Response:
-        """Answer 200 if the gateway accepts jobs and Redis answers, else 503. It needs no API key."""
-        is_ready = await is_server_ready(gateway)
+        """Return 200 if the gateway accepts jobs and Redis answers, else 503. It needs no API key."""
+        is_ready = await metadata.is_server_ready(gateway)
         return json_response({"ready": is_ready}, 200 if is_ready else 503)
 
     @routes.get(f"{MODELS}stats", summary="Read the statistics of all models")
     async def read_all_statistics() -> Response:
-        """Answer the counts and times of the jobs of each model and version."""
+        """Return the counts and times of the jobs of each model and version."""
         await gateway.refresh_models()
         return json_response(await metadata.model_statistics(gateway))
 
     @routes.post(f"{_REPOSITORY}/index", summary="List all models and versions with their state")
     async def list_repository(http: HttpRequest) -> Response:
-        """Answer each version as READY, LOADING or UNAVAILABLE, with the reason."""
+        """Return each version as READY, LOADING or UNAVAILABLE, with the reason."""
         fields = await _read_body(gateway, http)
         only_ready = fields.get("ready", False)
         if not isinstance(only_ready, bool):
@@ -68,7 +63,7 @@ def router(gateway: Gateway) -> APIRouter:
     async def load_repository_model(http: HttpRequest, name: str) -> Response:
         """Load the model from the models folder, and answer once it is ready. It needs a key with the role admin."""
         fields = await _read_body(gateway, http)
-        await load_model(gateway, name, _parameters(fields), http.scope["caller"])
+        await repository.load_model(gateway, name, _parameters(fields), http.scope["caller"])
         return json_response({})
 
     @routes.post(f"{_REPOSITORY}/models/{{name}}/unload", summary="Unload a model")
@@ -78,7 +73,7 @@ def router(gateway: Gateway) -> APIRouter:
         If that takes longer than a request may wait, the answer comes before.
         """
         await _read_body(gateway, http)
-        await unload_model(gateway, name, http.scope["caller"])
+        await repository.unload_model(gateway, name, http.scope["caller"])
         return json_response({})
 
     _add_model_routes(routes, gateway)
@@ -91,43 +86,43 @@ def _add_model_routes(routes: APIRouter, gateway: Gateway) -> None:
 
     @routes.get(_MODEL, summary="Read versions, inputs and outputs of a model")
     async def read_model_metadata(name: str) -> Response:
-        """Answer the tensors of the model. -1 is any size; a first dimension of -1 is that of the rows."""
+        """Return the tensors of the model. -1 is any size; a first dimension of -1 is that of the rows."""
         return json_response(metadata.model_metadata(gateway, name))
 
     @routes.get(_VERSION, summary="Read inputs and outputs of a version")
     async def read_version_metadata(name: str, version: str) -> Response:
-        """Answer the tensors of the version."""
+        """Return the tensors of the version."""
         return json_response(metadata.model_metadata(gateway, name, version))
 
     @routes.get(f"{_MODEL}/ready", summary="Check that a live worker serves the model")
     async def check_model_ready(name: str) -> Response:
-        """Answer 200 if a live worker takes new requests of the model, else 503."""
+        """Return 200 if a live worker takes new requests of the model, else 503."""
         return await _ready(gateway, name)
 
     @routes.get(f"{_VERSION}/ready", summary="Check that a live worker serves the version")
     async def check_version_ready(name: str, version: str) -> Response:
-        """Answer 200 if a live worker runs the version, else 503."""
+        """Return 200 if a live worker runs the version, else 503."""
         return await _ready(gateway, name, version)
 
     @routes.get(f"{_MODEL}/config", summary="Read the model's configuration as Triton has it")
     async def read_model_config(name: str) -> Response:
-        """Answer Triton's ModelConfig: `max_batch_size` and the tensors without the dimension of rows."""
+        """Return Triton's ModelConfig: `max_batch_size` and the tensors without the dimension of rows."""
         return json_response(metadata.model_config(gateway, name))
 
     @routes.get(f"{_VERSION}/config", summary="Read the configuration of a version as Triton has it")
     async def read_version_config(name: str, version: str) -> Response:
-        """Answer Triton's ModelConfig of the version."""
+        """Return Triton's ModelConfig of the version."""
         return json_response(metadata.model_config(gateway, name, version))
 
     @routes.get(f"{_MODEL}/stats", summary="Read the statistics of a model")
     async def read_model_statistics(name: str) -> Response:
-        """Answer the counts and times of the jobs of each version."""
+        """Return the counts and times of the jobs of each version."""
         await gateway.refresh_models()
         return json_response(await metadata.model_statistics(gateway, name))
 
     @routes.get(f"{_VERSION}/stats", summary="Read the statistics of a version")
     async def read_version_statistics(name: str, version: str) -> Response:
-        """Answer the counts and times of the version's jobs."""
+        """Return the counts and times of the version's jobs."""
         await gateway.refresh_models()
         return json_response(await metadata.model_statistics(gateway, name, version))
 
@@ -149,14 +144,6 @@ def _add_job_routes(routes: APIRouter, gateway: Gateway) -> None:
         return to_fastapi_response(await _submit_job(gateway, Request(http.scope), http.receive, name, version))
 
 
-async def is_server_ready(gateway: Gateway) -> bool:
-    try:
-        await gateway.refresh_models()
-    except StoreUnavailable:
-        return False
-    return metadata.is_server_ready(gateway)
-
-
 async def _ready(gateway: Gateway, name: str, version: str = "") -> Response:
     await gateway.refresh_models()
     is_ready = metadata.is_model_ready(gateway, name, version)
@@ -173,43 +160,6 @@ def _parameters(fields: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(parameters, dict):
         raise Refused("invalid_request", 'field "parameters" must be an object')
     return parameters
-
-
-async def load_model(gateway: Gateway, name: str, parameters: Mapping[str, Any], caller: Caller) -> None:
-    """Load a model, or load it again, and return once it is ready. Raises JitneyError."""
-    if unknown := [*parameters]:
-        message = f"parameter {unknown[0][:80]!r} is not supported: models come from the models folder"
-        raise Refused("invalid_request", message)
-    await change_plan(gateway, name, "load", {}, caller)
-    await _wait_until_ready(gateway, name)
-
-
-async def unload_model(gateway: Gateway, name: str, caller: Caller) -> None:
-    """Unload a model, and return once it is unloaded, or the wait for its queues is over. Raises JitneyError."""
-    await change_plan(gateway, name, "unload", {}, caller)
-    await _wait_until_unloaded(gateway, name)
-
-
-async def _wait_until_ready(gateway: Gateway, name: str) -> None:
-    """Return once a live worker serves the model. Raises Refused if it cannot be loaded, or the wait is over."""
-    limit_s = gateway.settings.max_wait_s
-    try:
-        async with asyncio.timeout(limit_s):
-            while not metadata.is_model_ready(gateway, name):
-                if reason := gateway.catalog.cluster.failures().get(name):
-                    raise RetryLater("model_unavailable", f"model {name} cannot be loaded: {reason}", retry_after_s=10)
-                await gateway.catalog.wait_for_refresh()
-    except TimeoutError:
-        message = f"model {name} is not ready within {limit_s:g} s, and is still being loaded"
-        raise Refused("wait_over", message, limit_s=limit_s) from None
-
-
-async def _wait_until_unloaded(gateway: Gateway, name: str) -> None:
-    """Return once no live worker runs the model, or the wait is over: it is unloaded when its queues are empty."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(gateway.settings.max_wait_s):
-            while any(gateway.catalog.cluster.serving(name, each) for each in gateway.catalog.cluster.versions(name)):
-                await gateway.catalog.wait_for_refresh()
 
 
 async def _submit_job(gateway: Gateway, http: Request, receive: Receive, name: str, version: str) -> HttpResponse:

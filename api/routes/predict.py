@@ -23,7 +23,7 @@ async def predict(gateway: Gateway, request: Request, receive: Receive) -> HttpR
     settings = gateway.settings
     submit = await _submit_form(gateway, request, receive)
     keyed = bool(request.header(b"idempotency-key"))  # a caller with a key may retry
-    cancels = settings.predict_hangup_cancels and not keyed
+    cancels = settings.disconnect_cancels and not keyed
     hang_up = asyncio.create_task(_wait_for_disconnect(receive)) if cancels else None
     if hang_up is not None:
         hang_up.add_done_callback(lambda _: submit.end())

@@ -22,7 +22,7 @@ from jobs.models import pauses
 from jobs.models.pauses import SUBMIT_RULES, Pause
 from jobs.models.worker_registry import MODEL_VERSION
 from jobs.redis_client import keys
-from jobs.store import job_search
+from jobs.store import job_search, queue_purge
 from jobs.store.job_search import JobFilter, SearchScope
 from jobs.store.queue_states import QueueState, read_queue_states
 
@@ -40,7 +40,7 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get("", summary="List the queues of all models")
     async def list_queues(http: HttpRequest) -> Response:
-        """Answer what waits and runs by model, version and lane, since when, and what is paused.
+        """Return what waits and runs by model, version and lane, since when, and what is paused.
 
         It needs a key with the role admin.
         """
@@ -89,7 +89,7 @@ def router(gateway: Gateway) -> APIRouter:
         after = read_job_cursor(fields.get("cursor", ""))
         until_us = 1000 * (await connection.now_ms() + 1)
         query = JobFilter(None, frozenset({State.QUEUED}), model, version, lane, until_us=until_us)
-        canceled, after = await job_search.cancel_queue(
+        canceled, after = await queue_purge.purge_queue(
             gateway.store, query, _scope(gateway, model), after, MAX_PURGED, max_s=MAX_PURGE_S
         )
         log_change(http, "purged the queue of model %s %s: %d jobs canceled", model, fields, canceled)

@@ -32,7 +32,7 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get("/v1/usage", summary="Read the usage and the limits of one's own tenant")
     async def read_usage(http: HttpRequest, tenant: Tenant) -> Response:
-        """Answer jobs, rows, bytes and device time since the queue was created, and the limits.
+        """Return jobs, rows, bytes and device time since the queue was created, and the limits.
 
         Counts are up to `JITNEY_METRICS_FLUSH_S` old.
         """
@@ -41,7 +41,7 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get(PATH, summary="List the tenants with their usage and limits")
     async def list_tenants(http: HttpRequest, limit: Limit = 20, cursor: TenantCursor = "") -> Response:
-        """Answer the tenants that have submitted jobs, or have a key or limits of their own, in the order of names.
+        """Return the tenants that have submitted jobs, or have a key or limits of their own, in the order of names.
 
         It needs a key with the role admin.
         """
@@ -55,7 +55,7 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get(f"{PATH}/{{tenant}}", summary="Read the usage and the limits of a tenant")
     async def read_tenant(tenant: str) -> Response:
-        """Answer zeros for a tenant that never submitted a job. It needs a key with the role admin."""
+        """Return zeros for a tenant that never submitted a job. It needs a key with the role admin."""
         return await _answer(_check_name(tenant))
 
     @routes.put(f"{PATH}/{{tenant}}/limits", summary="Change limits of a tenant")

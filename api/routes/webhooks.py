@@ -8,8 +8,18 @@ from fastapi import Request as HttpRequest
 
 from api.asgi.fastapi_adapter import Tenant, json_response, receive_body
 from api.asgi.request import Request
+from api.auth.audit import log_change_of_other
 from api.gateway.gateway import Gateway
-from api.routes.list_queries import All, Cursor, Limit, check_filter_or_all, read_cursor, read_time, write_cursor
+from api.routes.list_queries import (
+    All,
+    Cursor,
+    Limit,
+    NamedTenant,
+    check_filter_or_all,
+    read_cursor,
+    read_time,
+    write_cursor,
+)
 from jobs.contract.errors import Refused
 from jobs.contract.job_view import format_timestamp
 from jobs.contract.json_reader import read_json
@@ -46,10 +56,10 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get(PATH, summary="List own deliveries, newest first")
     async def list_deliveries(
-        http: HttpRequest, tenant: Tenant, filters: Filters, limit: Limit = 20, cursor: Cursor = ""
+        http: HttpRequest, tenant: NamedTenant, filters: Filters, limit: Limit = 20, cursor: Cursor = ""
     ) -> Response:
-        """Answer the deliveries that match all given filters, with their newest attempts."""
-        Request(http.scope).query(*FILTER_FIELDS, "limit", "cursor")
+        """Return the deliveries that match all given filters, with their newest attempts."""
+        Request(http.scope).query(*FILTER_FIELDS, "tenant", "limit", "cursor")
         page = await delivery_log.list_deliveries(store, tenant, filters, read_cursor(cursor, ".", DELIVERY_ID), limit)
         found = [delivery_view(delivery) for delivery in page.records]
         return json_response({"deliveries": found, "next_cursor": write_cursor(page.after, ".")})
@@ -68,20 +78,21 @@ def router(gateway: Gateway) -> APIRouter:
         return json_response({**done, "next_cursor": write_cursor(page.after, ".")})
 
     @routes.get(f"{PATH}/endpoints", summary="List own receivers and their state")
-    async def list_endpoints(tenant: Tenant) -> Response:
-        """Answer scheme, host and port of each receiver, how many deliveries wait for it, and whether it fails."""
+    async def list_endpoints(tenant: NamedTenant) -> Response:
+        """Return scheme, host and port of each receiver, how many deliveries wait for it, and whether it fails."""
         found = await delivery_log.list_endpoints(store, tenant)
         return json_response({"endpoints": [endpoint_view(endpoint) for endpoint in found]})
 
     @routes.get(f"{PATH}/{{delivery_id}}", summary="Read a delivery and its attempts")
-    async def read_delivery(tenant: Tenant, delivery_id: str) -> Response:
-        """Answer the delivery with its newest attempts, oldest first."""
+    async def read_delivery(tenant: NamedTenant, delivery_id: str) -> Response:
+        """Return the delivery with its newest attempts, oldest first."""
         return json_response(delivery_view(await delivery_log.get_delivery(store, tenant, delivery_id)))
 
     @routes.post(f"{PATH}/{{delivery_id}}/replay", summary="Resend a delivery at once, with the same webhook-id")
-    async def replay_delivery(tenant: Tenant, delivery_id: str) -> Response:
+    async def replay_delivery(http: HttpRequest, tenant: NamedTenant, delivery_id: str) -> Response:
         """Make the delivery due again, whatever became of it. A receiver may get it twice."""
         await delivery_log.resend(store, tenant, delivery_id)
+        log_change_of_other(http, tenant, "sent delivery %s again", delivery_id)
         return json_response(delivery_view(await delivery_log.get_delivery(store, tenant, delivery_id)), status=202)
 
     @routes.put("/v1/jobs/{job_id}/webhook", summary="Attach a webhook to a job, whether or not it has ended")
@@ -104,7 +115,7 @@ def _add_secret(routes: APIRouter, gateway: Gateway) -> None:
 
     @routes.get(f"{PATH}/secret", summary="Read the secret that signs own webhooks")
     async def read_webhook_secret(tenant: Tenant) -> Response:
-        """Answer the secret with which receivers verify the `webhook-signature`. The first call makes it."""
+        """Return the secret with which receivers verify the `webhook-signature`. The first call makes it."""
         return json_response(_secret_view(await signing_secrets.read_secrets(connection, tenant)))
 
     @routes.post(f"{PATH}/secret/rotate", summary="Rotate the secret; the old one also signs for a while")

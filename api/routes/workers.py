@@ -25,12 +25,12 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get("", summary="List the live workers")
     async def list_workers(http: HttpRequest) -> Response:
-        """Answer what each worker serves, on which device, how much it runs, and when it was last heard of.
+        """Return what each worker serves, on which device, how much it runs, and when it was last heard of.
 
         It needs a key with the role admin.
         """
         Request(http.scope).query()
-        return json_response({"workers": await _describe_workers()})
+        return json_response({"workers": await describe_workers(gateway)})
 
     @routes.post("/{worker_id}/pause", summary="Have a worker claim no more jobs")
     async def pause_worker(http: HttpRequest, worker_id: str) -> Response:
@@ -59,20 +59,23 @@ def router(gateway: Gateway) -> APIRouter:
         return alive
 
     async def _answer(worker_id: str) -> Response:
-        views = await _describe_workers()
+        views = await describe_workers(gateway)
         view = next((view for view in views if view["id"] == worker_id), None)
         if view is None:
             raise Refused("worker_not_found", f"worker {worker_id} has stopped meanwhile")
         return json_response(view)
 
-    async def _describe_workers() -> list[dict[str, Any]]:
-        await gateway.pauses.refresh()
-        workers = await worker_registry.read_workers(connection)
-        ages = await worker_registry.read_report_ages(connection, workers)
-        by_host = sorted(workers, key=lambda worker: (worker.host, worker.started_s, worker.id))
-        return [_worker_view(gateway, worker, ages.get(worker.id)) for worker in by_host]
-
     return routes
+
+
+async def describe_workers(gateway: Gateway) -> list[dict[str, Any]]:
+    """Return the views of all live workers, those of a host together."""
+    await gateway.pauses.refresh()
+    connection = gateway.store.connection
+    workers = await worker_registry.read_workers(connection)
+    ages = await worker_registry.read_report_ages(connection, workers)
+    by_host = sorted(workers, key=lambda worker: (worker.host, worker.started_s, worker.id))
+    return [_worker_view(gateway, worker, ages.get(worker.id)) for worker in by_host]
 
 
 def _worker_view(gateway: Gateway, worker: WorkerReport, age_s: float | None) -> dict[str, Any]:

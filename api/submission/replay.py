@@ -10,7 +10,7 @@ from jobs.contract.errors import OverLimit, QueueFull, RetryLater, StoreUnavaila
 from jobs.store import dead_letters
 from jobs.store.admission import admit_replay, check_idempotency_key
 from jobs.store.dead_letters import DeadLetter, DeadLetterFilter
-from jobs.store.listing import Position
+from jobs.store.record_pages import Position
 
 log = logging.getLogger("jitney.api")
 

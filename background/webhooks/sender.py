@@ -134,7 +134,7 @@ class Sender:
         status: int | None = None
         headers: list[tuple[bytes, bytes]] = []
         location = ""
-        traceparent = attempt.job.origin.traceparent if attempt.job and attempt.job.origin else ""
+        traceparent = attempt.job.request_context.traceparent if attempt.job and attempt.job.request_context else ""
         span = self._tracer.begin("webhook delivery", traceparent, "client") if self._tracer and traceparent else None
         try:
             url = self._address_policy.target(attempt.url).url

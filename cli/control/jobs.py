@@ -5,8 +5,18 @@ from collections.abc import Sequence
 from typing import Final
 
 from cli import job_records
-from cli.control.verbs import Subcommand, add_limit, add_time_span, build_parser, pick, read_pages, repeat, run_verb
-from cli.gateway_calls import GatewayClient, add_json, print_json, print_table, segment
+from cli.control.subcommands import (
+    Subcommand,
+    add_limit,
+    add_time_span,
+    build_parser,
+    pick,
+    read_pages,
+    repeat,
+    run_verb,
+)
+from cli.gateway_client import GatewayClient, segment
+from cli.output import add_json, print_json, print_table
 
 PATH: Final = "/v1/jobs"
 FILTERS: Final = ("status", "model", "version", "lane", "tenant", "since", "until")

@@ -4,8 +4,18 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, Final
 
-from cli.control.verbs import Subcommand, add_limit, add_time_span, build_parser, pick, read_pages, repeat, run_verb
-from cli.gateway_calls import GatewayClient, add_json, print_json, print_table, segment
+from cli.control.subcommands import (
+    Subcommand,
+    add_limit,
+    add_time_span,
+    build_parser,
+    pick,
+    read_pages,
+    repeat,
+    run_verb,
+)
+from cli.gateway_client import GatewayClient, segment
+from cli.output import add_json, print_json, print_table
 
 PATH: Final = "/v1/webhooks"
 FILTERS: Final = ("job", "endpoint", "state", "since", "until")

@@ -4,8 +4,9 @@ import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from cli.control.verbs import Subcommand, build_parser, pick, run_verb
-from cli.gateway_calls import GatewayClient, add_json, print_json, print_table, segment
+from cli.control.subcommands import Subcommand, build_parser, pick, run_verb
+from cli.gateway_client import GatewayClient, segment
+from cli.output import add_json, print_json, print_table
 
 PATH: Final = "/v1/workers"
 

@@ -4,14 +4,8 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from cli.gateway_calls import (
-    GatewayClient,
-    add_url,
-    describe_environment,
-    print_json,
-    run_on_gateway,
-    segment,
-)
+from cli.gateway_client import GatewayClient, add_url, describe_environment, run_on_gateway, segment
+from cli.output import print_json
 
 
 class AdminVerb(NamedTuple):

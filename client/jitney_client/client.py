@@ -7,10 +7,10 @@ from typing import Any, Self, Unpack
 
 import httpx2
 
-from jitney_client import batch_calls
-from jitney_client.calls import EVENTS, JOBS, Calls, Fields, new_key
+from jitney_client import batch_api
+from jitney_client.http_api import EVENTS, JOBS, Fields, HttpApi, new_key
 from jitney_client.inputs import Input, JobOptions, job_fields, to_json
-from jitney_client.mapping import Encoder, MapRun, map_inputs, submit_many
+from jitney_client.many_inputs import Encoder, MapRun, map_inputs, submit_many
 from jitney_client.progress import open_bar
 from jitney_client.transport import BlockingTransport, Service, iterate, run
 from jitney_client.views import BatchResult, BatchView, Event, JobView, MapResult
@@ -37,14 +37,14 @@ def encoder(model: str, options: JobOptions) -> Encoder:
 class Job(JobView):
     """A job. Its properties are those of the last read; `wait` and `refresh` read it again."""
 
-    def __init__(self, data: Fields, calls: Calls) -> None:
+    def __init__(self, data: Fields, api: HttpApi) -> None:
         super().__init__(data)
-        self._calls = calls
+        self._api = api
 
     def wait(self, timeout_s: float | None = None) -> Self:
         """Wait until the job is final. Raises WaitTimeout."""
         if not self.is_final:
-            self.data = run(self._calls.wait(self.id, timeout_s))
+            self.data = run(self._api.wait(self.id, timeout_s))
         return self
 
     def result(self, timeout_s: float | None = None) -> Any:
@@ -55,49 +55,49 @@ class Job(JobView):
 
     def refresh(self) -> Self:
         """Read the job."""
-        self.data = run(self._calls.read(self.id))
+        self.data = run(self._api.read(self.id))
         return self
 
     def cancel(self) -> Self:
         """Cancel the job. Raises ApiError with the code `job_already_final` if it has ended."""
-        self.data = run(self._calls.cancel(self.id))
+        self.data = run(self._api.cancel(self.id))
         return self
 
     def events(self) -> Iterator[Event]:
         """Follow the job by server-sent events: one for each state, until it is final."""
-        return iterate(self._calls.events(f"{JOBS}/{self.id}/events"))
+        return iterate(self._api.events(f"{JOBS}/{self.id}/events"))
 
 
 class Batch(BatchView):
     """A batch. Its properties are those of the last read; `wait` and `refresh` read it again."""
 
-    def __init__(self, data: Fields, calls: Calls) -> None:
+    def __init__(self, data: Fields, api: HttpApi) -> None:
         super().__init__(data)
-        self._calls = calls
+        self._api = api
 
     def wait(self, timeout_s: float | None = None, *, progress: bool = False) -> Self:
         """Wait until the batch has ended. Raises WaitTimeout."""
         bar = open_bar(self.counts["total"], "lines", wanted=progress)
-        self.data = run(batch_calls.wait_for_batch(self._calls, self.id, timeout_s, bar))
+        self.data = run(batch_api.wait_for_batch(self._api, self.id, timeout_s, bar))
         return self
 
     def refresh(self) -> Self:
         """Read the batch."""
-        self.data = run(batch_calls.read_batch(self._calls, self.id))
+        self.data = run(batch_api.read_batch(self._api, self.id))
         return self
 
     def cancel(self) -> Self:
         """Cancel the batch. What is done stays."""
-        self.data = run(self._calls.read_json("POST", f"{batch_calls.BATCHES}/{self.id}/cancel"))
+        self.data = run(self._api.read_json("POST", f"{batch_api.BATCHES}/{self.id}/cancel"))
         return self
 
     def results(self) -> Iterator[BatchResult]:
         """Yield the results, in no order; of a batch that runs, those so far. Raises BatchFailed."""
-        return iterate(batch_calls.batch_results(self._calls, self.data))
+        return iterate(batch_api.batch_results(self._api, self.data))
 
     def retry(self) -> "Batch":
         """Create a batch of the lines that failed."""
-        return Batch(run(batch_calls.retry_batch(self._calls, self.id)), self._calls)
+        return Batch(run(batch_api.retry_batch(self._api, self.id)), self._api)
 
 
 class Jitney:
@@ -120,7 +120,7 @@ class Jitney:
         """
         service = find_service(url, api_key, timeout_s)
         self._http = http_client or httpx2.Client()
-        self._calls = Calls(BlockingTransport(self._http, service), retry_s)
+        self._api = HttpApi(BlockingTransport(self._http, service), retry_s)
 
     def close(self) -> None:
         self._http.close()
@@ -140,7 +140,7 @@ class Jitney:
     ) -> Job:
         """Submit a job and return it at once. An empty `model` is the service's default."""
         job = encoder(model, options)(job_input)
-        return Job(run(self._calls.submit(job, idempotency_key or new_key())), self._calls)
+        return Job(run(self._api.submit(job, idempotency_key or new_key())), self._api)
 
     def run(
         self,
@@ -153,12 +153,12 @@ class Jitney:
     ) -> Any:
         """Submit a job, wait for it and return its output. Raises JobFailed, WaitTimeout."""
         job = encoder(model, options)(job_input)
-        return Job(run(self._calls.run(job, idempotency_key or new_key(), timeout_s)), self._calls).result()
+        return Job(run(self._api.run(job, idempotency_key or new_key(), timeout_s)), self._api).result()
 
     def submit_many(self, model: str, inputs: Iterable[Input], **options: Unpack[JobOptions]) -> list[Job | Exception]:
         """Submit many jobs in few requests. Return for each its job, or the error of an input that was refused."""
-        results = run(submit_many(self._calls, inputs, encoder(model, options)))
-        return [each if isinstance(each, Exception) else Job(each, self._calls) for each in results]
+        results = run(submit_many(self._api, inputs, encoder(model, options)))
+        return [each if isinstance(each, Exception) else Job(each, self._api) for each in results]
 
     def map(
         self,
@@ -177,22 +177,22 @@ class Jitney:
         go on. The lane is `bulk` unless `options` name another one.
         """
         encode = encoder(model, {"lane": "bulk", **options})
-        mapping = MapRun(self._calls, inputs, encode, concurrency)
+        mapping = MapRun(self._api, inputs, encode, concurrency)
         bar = open_bar(inputs, model, wanted=progress)
         return iterate(map_inputs(mapping, bar, ordered=ordered, return_errors=return_errors))
 
     def job(self, job_id: str) -> Job:
         """Read a job. Raises NotFound."""
-        return Job(run(self._calls.read(job_id)), self._calls)
+        return Job(run(self._api.read(job_id)), self._api)
 
     def list_jobs(self) -> Iterator[Job]:
         """Yield own jobs, newest first, without their outputs."""
-        pages = self._calls.pages(JOBS, "jobs", "next_cursor", {"limit": 100})
-        return (Job(job, self._calls) for job in iterate(pages))
+        pages = self._api.pages(JOBS, "jobs", "next_cursor", {"limit": 100})
+        return (Job(job, self._api) for job in iterate(pages))
 
     def events(self) -> Iterator[Event]:
         """Follow all own jobs from now on. It does not end by itself."""
-        return iterate(self._calls.events(EVENTS))
+        return iterate(self._api.events(EVENTS))
 
     # ---- batches
 
@@ -211,20 +211,20 @@ class Jitney:
         its jobs.
         """
         fields = {"metadata": batch_metadata, "webhook": batch_webhook}
-        created = run(batch_calls.create_batch(self._calls, model, inputs, options, fields))
-        return Batch(created, self._calls)
+        created = run(batch_api.create_batch(self._api, model, inputs, options, fields))
+        return Batch(created, self._api)
 
     def batch(self, batch_id: str) -> Batch:
         """Read a batch. Raises NotFound."""
-        return Batch(run(batch_calls.read_batch(self._calls, batch_id)), self._calls)
+        return Batch(run(batch_api.read_batch(self._api, batch_id)), self._api)
 
     # ---- the service
 
     def models(self) -> list[dict[str, Any]]:
         """Return the models and versions that are served, as `/v1/models` has them."""
-        models: list[dict[str, Any]] = run(self._calls.read_json("GET", "/v1/models"))["models"]
+        models: list[dict[str, Any]] = run(self._api.read_json("GET", "/v1/models"))["models"]
         return models
 
     def webhook_secret(self) -> str:
         """Return the secret that `verify_webhook` takes."""
-        return str(run(self._calls.read_json("GET", "/v1/webhooks/secret"))["key"])
+        return str(run(self._api.read_json("GET", "/v1/webhooks/secret"))["key"])

@@ -42,7 +42,7 @@ COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(
         _names("ALLOW_ANONYMOUS MAX_BODY_BYTES MAX_JOBS_PER_REQUEST MAX_DEADLINE_MS MAX_STREAMS"), _GATEWAY
     ),
-    **dict.fromkeys(_names("CORS_ORIGINS MAX_WAIT_S PREDICT_WAIT_S PREDICT_HANGUP_CANCELS MEMORY_WATERMARK"), _GATEWAY),
+    **dict.fromkeys(_names("CORS_ORIGINS MAX_WAIT_S PREDICT_WAIT_S DISCONNECT_CANCELS MEMORY_WATERMARK"), _GATEWAY),
     **dict.fromkeys(_names("ROLLBACK_ERRORS ROLLBACK_JOBS ROLLBACK_WATCH_S WEBHOOK_SECRET_OVERLAP_S"), _GATEWAY),
     **dict.fromkeys(_names("BULK_FILE_BYTES BULK_BATCHES"), _GATEWAY),
     # poison jobs; which worker claims what

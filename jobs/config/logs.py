@@ -15,6 +15,7 @@ from jobs.config import environment
 
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+AUDIT: Final = "jitney.audit"  # name of the logger whose lines can be told apart
 _FIELDS: Final = "jitney_fields"  # attribute of a record
 
 
@@ -42,7 +43,7 @@ def fields(values: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 class TextFormatter(logging.Formatter):
-    """`2026-01-01T12:00:00.000Z worker INFO message name=value …`."""
+    """`2026-01-01T12:00:00.000Z worker INFO message name=value …`; before a message of AUDIT stands `audit`."""
 
     def __init__(self, part: str) -> None:
         super().__init__(f"%(asctime)s {part} %(levelname)s %(message)s")
@@ -55,13 +56,15 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (of logging)
         """Return the line, on one line, with the fields behind the message."""
         found = _fields_of(record)
+        if record.name == AUDIT:
+            record.message = f"audit {record.message}"
         line = super().formatMessage(record)
         pairs = [f"{name}={_quote(value)}" for name, value in found.items() if value is not None]
         return " ".join([line, *pairs])
 
 
 class JsonFormatter(logging.Formatter):
-    """A JSON object: `time`, `part`, `level`, `message`, the fields, and `error` with a traceback."""
+    """A JSON object: `time`, `part`, `level`, `message`, fields, `error` with a traceback, and `audit` for AUDIT."""
 
     def __init__(self, part: str) -> None:
         super().__init__()
@@ -70,6 +73,8 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         details = dict(_fields_of(record))
+        if record.name == AUDIT:
+            details["audit"] = True
         if record.exc_info:
             details["error"] = self.formatException(record.exc_info)
         return _json(record.created, self._part, record.levelname.lower(), record.getMessage(), details)

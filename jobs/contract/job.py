@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
 from jobs.contract.lifecycle import FINAL, State
-from jobs.contract.origin import Origin
+from jobs.contract.request_context import RequestContext
 
 Lane = Literal["interactive", "bulk"]
 LANES: Final[tuple[Lane, ...]] = ("interactive", "bulk")
@@ -22,7 +22,7 @@ class Submission(NamedTuple):
     `webhook`: record of the webhook, empty if there is none (jobs/contract/webhook_request.py).
     `bulk`: custom_id of a bulk job's line, whose outcome goes to the bulk job's log; empty for a single job.
     `rows`: number of rows of the input, by which the job counts against limits; 0 = one item without a row dimension.
-    `origin`: the request that it comes from, if its caller named it.
+    `request_context`: of the request that it comes from, if its caller named it.
     """
 
     id: str
@@ -40,7 +40,7 @@ class Submission(NamedTuple):
     webhook: str = ""
     bulk: str = ""
     rows: int = 0
-    origin: Origin | None = None
+    request_context: RequestContext | None = None
 
 
 class Accepted(NamedTuple):
@@ -69,7 +69,7 @@ class ClaimedJob(NamedTuple):
     retries: int = 0
     tenant: str = ""
     rows: int = 0
-    origin: Origin | None = None
+    request_context: RequestContext | None = None
 
     @property
     def claim(self) -> tuple[str, int]:
@@ -167,7 +167,7 @@ class Job(NamedTuple):
     batch_size: int | None = None
     output_bytes: int | None = None
     owner: str = ""  # the worker that claimed it last; "" if none did, or it was returned to its queue
-    origin: Origin | None = None
+    request_context: RequestContext | None = None
 
     @property
     def is_final(self) -> bool:

@@ -12,8 +12,8 @@ from jobs.redis_client.client import RedisClient
 GATEWAY: Final = "gateway"
 WORKER: Final = "worker"
 BACKGROUND: Final = "background"
-QUEUE: Final = "queue"
-PARTS: Final = (GATEWAY, WORKER, BACKGROUND, QUEUE)
+REDIS: Final = "redis"
+PARTS: Final = (GATEWAY, WORKER, BACKGROUND, REDIS)
 
 
 class CpuMeter:
@@ -22,7 +22,7 @@ class CpuMeter:
     def __init__(self, part: str) -> None:
         self._part, self._flushed_us = part, 0
 
-    async def tell(self, connection: RedisClient) -> None:
+    async def flush(self, connection: RedisClient) -> None:
         """Add the new CPU time to the part's sum. A failed call loses it rather than count it twice."""
         spent_us = time.process_time_ns() // 1000
         added_us, self._flushed_us = spent_us - self._flushed_us, spent_us
@@ -34,6 +34,6 @@ async def read_cpu_seconds(connection: RedisClient) -> dict[str, float]:
     counters = await connection.command("HGETALL", keys.CPU)
     server = await connection.facts("cpu")
     return {
-        **{part: int(counters.get(part.encode(), 0)) / 1e6 for part in PARTS if part != QUEUE},
-        QUEUE: sum(float(server.get(name, 0)) for name in ("used_cpu_user", "used_cpu_sys")),
+        **{part: int(counters.get(part.encode(), 0)) / 1e6 for part in PARTS if part != REDIS},
+        REDIS: sum(float(server.get(name, 0)) for name in ("used_cpu_user", "used_cpu_sys")),
     }

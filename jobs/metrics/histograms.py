@@ -50,7 +50,7 @@ class HistogramBuffer:
         counts, self._counts = self._counts, defaultdict(int)
         return counts
 
-    async def tell(self, connection: RedisClient, model: str) -> None:
+    async def flush(self, connection: RedisClient, model: str) -> None:
         """Add the observations to Redis and clear them. A failed call loses them rather than count them twice."""
         if counts := self.take():
             await generic_scripts.increment(connection, keys.stats(model), counts)

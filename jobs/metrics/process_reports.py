@@ -53,7 +53,7 @@ class ProcessReporter:
             "version": release(),
         }
 
-    async def tell(self, connection: RedisClient, **numbers: Any) -> None:
+    async def flush(self, connection: RedisClient, **numbers: Any) -> None:
         """Write the report, with numbers that not every part has; raises StoreUnavailable."""
         own = {"memory_bytes": resident_bytes(), "loop_delay_s": self.loop_delay.take_longest_s()}
         report = orjson.dumps({**self._same, **own, **numbers})

@@ -18,7 +18,7 @@ def count_refusal(error: JitneyError) -> None:
         _uncounted[error.code] += 1
 
 
-async def tell(connection: RedisClient) -> None:
+async def flush(connection: RedisClient) -> None:
     """Add the counts to Redis and clear them. A failed call loses them rather than count them twice."""
     if _uncounted:
         counts = dict(_uncounted)

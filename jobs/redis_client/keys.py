@@ -70,7 +70,7 @@ The 30 days restart with each use. They grow when deliveries are kept longer or 
 | `jitney:workers` | set | a day after the last heartbeat | ids of workers that may be alive |
 | `jitney:worker:<id>` | string | three heartbeats | a live worker: its models, and those it could not load |
 | `jitney:plans` | hash | permanent, a field per model | rollout plans (`jobs/models/rollout_plan.py`) |
-| `jitney:stats:<model>` | hash | permanent, ~100 fields | histograms of batch sizes and stage times |
+| `jitney:stats:<model>` | hash | permanent, ~100 fields | batch sizes and stage times as histograms; accepted jobs |
 | `jitney:format` | string | permanent | the format of keys and records; another one is refused at start |
 | `jitney:agreement` | hash | permanent, a field per live process | the number of shards; the settings of processes |
 | `jitney:digests` | hash | permanent, a field per model version | the digest of the served files, and each worker's |

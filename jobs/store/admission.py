@@ -14,7 +14,7 @@ from jobs.contract.input_fields import encode_input
 from jobs.contract.job import Kind, Submission
 from jobs.contract.job_request import JobRequest
 from jobs.contract.json_reader import describe_value
-from jobs.contract.origin import ORIGIN
+from jobs.contract.request_context import REQUEST_CONTEXT
 from jobs.contract.tensors import Tensor
 from jobs.models.catalog import ModelCard, ModelCatalog
 from jobs.store.dead_letters import DeadLetter
@@ -71,7 +71,7 @@ def admit(
         digest=digest,
         webhook=webhook,
         rows=rows,
-        origin=ORIGIN.get(),
+        request_context=REQUEST_CONTEXT.get(),
     )
 
 
@@ -110,7 +110,7 @@ def admit_replay(
         digest=sha256(f"replay {job.id}".encode()).hexdigest()[:DIGEST_CHARS] if idempotency_key else "",
         webhook=dead_letter.webhook,
         rows=dead_letter.rows,
-        origin=ORIGIN.get(),
+        request_context=REQUEST_CONTEXT.get(),
     )
 
 

@@ -11,7 +11,7 @@ import orjson
 from jobs.contract.errors import JitneyError
 from jobs.contract.job import RECORD_VERSION, ClaimedJob, ClaimResult, Handoff, Job, Outcome, Submission
 from jobs.contract.lifecycle import FINAL, State
-from jobs.contract.origin import Origin
+from jobs.contract.request_context import RequestContext
 from jobs.tenants.limits import NO_LIMIT
 
 log = logging.getLogger("jitney.jobs")
@@ -93,7 +93,7 @@ class SubmissionEncoder:
 
     def _facts(self, job: Submission, quota: str, is_logged: bool) -> bytes:
         is_plain = job.parameters == _NO_JSON == job.metadata and not (job.rows or job.bulk or quota or is_logged)
-        if is_plain and job.origin is None:
+        if is_plain and job.request_context is None:
             return b""
         facts: dict[str, bytes | str] = {}
         if job.parameters != _NO_JSON:
@@ -109,8 +109,8 @@ class SubmissionEncoder:
             facts["quota"] = "jobs" if limits[1] == str(NO_LIMIT) else "bytes"
         if is_logged:
             facts["logged"] = "1"
-        if job.origin is not None:
-            facts |= {name: value for name, value in job.origin._asdict().items() if value}
+        if job.request_context is not None:
+            facts |= {name: value for name, value in job.request_context._asdict().items() if value}
         return self._pack(facts) if facts else b""
 
 
@@ -131,29 +131,31 @@ def read_claimed_job(fields: Sequence[Any]) -> ClaimedJob:
     """Decode one job of the reply of `claim.lua`. Raises ValueError."""
     job_id, attempt, words, body, claimed, *more = fields
     _, _, deadline, created, kind, _, _, _, tenant = words.decode().split(" ")
-    parameters, rows, origin = _read_claimed_facts(more[0]) if more else (_NO_JSON, 0, None)
+    parameters, rows, request_context = _read_claimed_facts(more[0]) if more else (_NO_JSON, 0, None)
     times = (int(created), int(claimed), int(deadline))
     retries = int(more[1]) if len(more) > 1 else 0
     body = body if body is not False else None  # MessagePack has false where a reply has nil
-    return ClaimedJob(job_id.decode(), int(attempt), kind, body, parameters, *times, retries, tenant, rows, origin)
+    return ClaimedJob(
+        job_id.decode(), int(attempt), kind, body, parameters, *times, retries, tenant, rows, request_context
+    )
 
 
-def _read_claimed_facts(facts: bytes) -> tuple[bytes, int, Origin | None]:
-    """Return a claimed job's parameters, rows and origin.
+def _read_claimed_facts(facts: bytes) -> tuple[bytes, int, RequestContext | None]:
+    """Return a claimed job's parameters, rows and request context.
 
     Facts that cannot be read are its parameters, and fail the job so.
     """
     try:
         found = read_facts(facts)
-        return found.get("parameters", _NO_JSON), int(found.get("rows", 0)), read_origin(found)
+        return found.get("parameters", _NO_JSON), int(found.get("rows", 0)), read_request_context(found)
     except ValueError:
         return facts, 0, None
 
 
-def read_origin(facts: Mapping[str, bytes]) -> Origin | None:
+def read_request_context(facts: Mapping[str, bytes]) -> RequestContext | None:
     """Return the request that a job comes from, if its facts name it."""
     request_id, traceparent = facts.get("request_id", b""), facts.get("traceparent", b"")
-    return Origin(request_id.decode(), traceparent.decode()) if request_id or traceparent else None
+    return RequestContext(request_id.decode(), traceparent.decode()) if request_id or traceparent else None
 
 
 def read_claim(answer: Sequence[Any]) -> ClaimResult:
@@ -266,7 +268,7 @@ def _build_job(  # noqa: PLR0917
         None if batch_size == _NONE else int(batch_size),
         int(output_bytes) if output_bytes else None,
         "" if owner == _NONE else owner,
-        read_origin(more) if facts else None,
+        read_request_context(more) if facts else None,
     )
 
 

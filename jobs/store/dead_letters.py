@@ -17,9 +17,9 @@ from jobs.contract.ids import JOB_ID, shard_of
 from jobs.contract.job import Job
 from jobs.contract.lifecycle import State
 from jobs.redis_client import keys
-from jobs.store import codec, listing
+from jobs.store import codec, record_pages
 from jobs.store.job_store import JobStore
-from jobs.store.listing import Page, Position
+from jobs.store.record_pages import Page, Position
 
 log = logging.getLogger("jitney.jobs")
 
@@ -67,7 +67,7 @@ async def list_dead_letters(
         return [letter if letter is not None and _matches(letter, tenant, query) else None for letter in letters]
 
     since, until = query.since_ms, query.until_ms
-    return await listing.read_page(
+    return await record_pages.read_page(
         store.connection, lists, read, after, limit, since=since, until=until, size_of=_text_bytes
     )
 

@@ -5,7 +5,6 @@ that did not succeed from the one list that their end writes, and all others fro
 (docs/explanation/decisions/listing-and-control.md).
 """
 
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from math import inf
 from typing import Final, NamedTuple
@@ -18,8 +17,8 @@ from jobs.redis_client import keys
 from jobs.store import codec
 from jobs.store.codec import JobHead
 from jobs.store.job_store import READ_BATCH, JobStore
-from jobs.store.listing import PAGE_BYTES, Position
 from jobs.store.merged_lists import Listed, MergedLists
+from jobs.store.record_pages import PAGE_BYTES, Position
 
 MAX_SCANNED: Final = 5000  # records that one page reads, whether or not they match
 MAX_WORDS_SCANNED: Final = 20_000  # members whose words are looked at, without their records
@@ -113,7 +112,7 @@ async def search_jobs(
 
     `is_over` is asked after each read of records: the page ends early if it returns True.
     """
-    lists = await _open_lists(store, query, scope, after)
+    lists = await open_lists(store, query, scope, after)
     jobs, seen = list[Job](), set[str]()
     size_bytes = scanned = read = 0
     count = min(READ_BATCH, max(limit, MIN_READ))
@@ -136,34 +135,6 @@ async def search_jobs(
             break
         count = min(READ_BATCH, 2 * count)
     return JobPage(jobs, after, scanned, after.time if after else None)
-
-
-async def cancel_queue(
-    store: JobStore, query: JobFilter, scope: SearchScope, after: Position | None, limit: int, *, max_s: float
-) -> tuple[int, Position | None]:
-    """Cancel queued jobs, lines of batches too; return how many, and the position to go on from (None: done).
-
-    It ends after about `limit` jobs or `max_s` seconds.
-    """
-    lists = await _open_lists(store, query, scope, after)
-    ends_at, canceled = time.monotonic() + max_s, 0
-    while canceled < limit and time.monotonic() < ends_at:
-        found = await lists.take(READ_BATCH)
-        ids = [each.position.id for each in await _without_other_suspects(store, query, found)]
-        canceled += (await store.cancel_many(ids, query.tenant, "queued")).count("canceled") if ids else 0
-        if len(found) < READ_BATCH:
-            return canceled, None
-        after = found[-1].position
-    return canceled, after
-
-
-async def _without_other_suspects(store: JobStore, query: JobFilter, found: Sequence[Listed]) -> Sequence[Listed]:
-    """Leave out suspects that do not match: one queue has those of all lanes and tenants."""
-    suspects = [each for each in found if ":suspect:" in each.key]
-    if not suspects:
-        return found
-    matching = await _filter_by_head(store, query, suspects)
-    return [each for each in found if each in matching or each not in suspects]
 
 
 class RunningJob(NamedTuple):
@@ -195,7 +166,7 @@ async def list_running(store: JobStore, longest_lease_s: float) -> list[RunningJ
 # ---- where the ids lie
 
 
-async def _open_lists(store: JobStore, query: JobFilter, scope: SearchScope, after: Position | None) -> MergedLists:
+async def open_lists(store: JobStore, query: JobFilter, scope: SearchScope, after: Position | None) -> MergedLists:
     """Return the lists that hold all matching jobs."""
     shards, states = range(store.settings.shards), query.states
     tenants = scope.tenants if query.tenant is None else [query.tenant]
@@ -276,7 +247,7 @@ async def _first_retries(store: JobStore, shard: int) -> Sequence[bytes]:
 async def _read_matching(store: JobStore, query: JobFilter, listed: Sequence[Listed]) -> dict[str, Job]:
     """Return the jobs that match, by id. Jobs whose results have expired leave the list that had them."""
     if query.states - OPEN or not query.states:  # read from a list that others are in, too
-        listed = await _filter_by_head(store, query, listed) if _has_head_filter(query) else listed
+        listed = await filter_by_head(store, query, listed) if _has_head_filter(query) else listed
     commands = [("HMGET", keys.job(each.position.id), *codec.LISTED_FIELDS) for each in listed]
     answers = await store.connection.pipeline(commands, large=True) if commands else []
     await _remove_expired(store, [each for each, values in zip(listed, answers, strict=True) if not any(values)])
@@ -292,7 +263,7 @@ def _has_head_filter(query: JobFilter) -> bool:
     return bool(query.states or query.model or query.version or query.lane)
 
 
-async def _filter_by_head(store: JobStore, query: JobFilter, listed: Sequence[Listed]) -> list[Listed]:
+async def filter_by_head(store: JobStore, query: JobFilter, listed: Sequence[Listed]) -> list[Listed]:
     """Return those whose state and head match: of the others no more is read. Expired ones leave their list."""
     commands = [("HMGET", keys.job(each.position.id), "state", "head") for each in listed if not each.words]
     answers = iter(await store.connection.pipeline(commands) if commands else [])

@@ -19,10 +19,10 @@ from jobs.metrics import event_counters as counts
 from jobs.redis_client import keys
 from jobs.redis_client.client import RedisClient
 from jobs.redis_client.pipelined_connection import Arg
-from jobs.store import codec, inputs, listing, outputs
-from jobs.store.listing import Position
+from jobs.store import codec, inputs, outputs, record_pages
 from jobs.store.outputs import OutputGone
 from jobs.store.queue_states import read_queue_states
+from jobs.store.record_pages import Position
 from jobs.store.settings import StoreSettings
 from jobs.store.submit_results import SubmitResults, caps_of
 from jobs.tenants.usage import UsageBuffer
@@ -236,7 +236,7 @@ class JobStore:
             return [codec.read_listed_job(job_id, values) for job_id, values in answers.items()]
 
         lists = [keys.tenant_jobs(shard, tenant) for shard in range(self.settings.shards)]
-        page = await listing.read_page(self.connection, lists, read, Position(before_us, ""), limit)
+        page = await record_pages.read_page(self.connection, lists, read, Position(before_us, ""), limit)
         return page.records, page.after and page.after.time
 
     async def position(self, job: Job) -> int | None:

@@ -1,7 +1,8 @@
-"""Merges many sorted sets of job ids, newest first, reading only as many members of each as a page needs.
+"""Merges any number of sorted sets of job ids, newest first, and reads only what a page needs of each.
 
-A score is the sequence number of a job, a member its id and perhaps words behind it. Reads are cut into slices, so that
-other clients are served in between.
+jobs/store/record_pages.py is for lists with one set a shard, and reads the records too. Here a score is the sequence
+number of a job, a member its id and perhaps words behind it. Reads are cut into slices, so that other clients are
+served in between.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,7 +10,7 @@ from math import inf
 from typing import Final, NamedTuple
 
 from jobs.redis_client.client import RedisClient
-from jobs.store.listing import Position
+from jobs.store.record_pages import Position
 
 MAX_READ: Final = 200  # members of one set per read
 SLICE_MEMBERS: Final = 1000  # members per round trip

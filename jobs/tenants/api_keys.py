@@ -15,7 +15,7 @@ from jobs.redis_client.client import RedisClient
 
 log = logging.getLogger("jitney.jobs")
 
-Role = Literal["key", "admin", "metrics"]
+Role = Literal["caller", "admin", "metrics"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 MAX_NOTE: Final = 100
 # A key has 256 random bits, so a plain fast hash is safe against guessing.
@@ -69,7 +69,7 @@ async def read_keys(connection: RedisClient) -> dict[str, ApiKey]:
     if broken := [key_id for key_id, key in parsed.items() if key is None or key.id != key_id]:
         log.warning("cannot read the records of these API keys, which grant no access: %.200r", sorted(broken))
     # A broken key still counts as one: without any key, a gateway may allow anonymous access.
-    no_access = ApiKey("", "", "key", "", 0, "")
+    no_access = ApiKey("", "", "caller", "", 0, "")
     return {key_id: no_access if key_id in broken or key is None else key for key_id, key in parsed.items()}
 
 

@@ -1,10 +1,11 @@
-"""Usage by tenant: jobs, bytes and device time. Each process adds up what it sees and flushes it to Redis.
+"""Usage by tenant: jobs, bytes and device time; accepted jobs by queue. Each process adds them up and flushes.
 
 Nothing is written for a single job. A killed process loses what it has not flushed. The flush also notes the tenants
 that submit jobs, so that lists over all tenants find theirs.
 """
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -37,6 +38,7 @@ class UsageBuffer:
 
     def __init__(self) -> None:
         self._sums: dict[str, list[float]] = {}
+        self._accepted: Counter[tuple[str, str, str]] = Counter()  # jobs by model, version and lane
         self._noted_at: dict[str, float] = {}  # tenant → when it was noted, on the monotonic clock
 
     def count_submitted(self, job: Submission) -> None:
@@ -45,6 +47,7 @@ class UsageBuffer:
         sums[0] += 1
         sums[1] += job.rows or 1
         sums[2] += len(job.input)
+        self._accepted[job.model, job.version, job.lane] += 1
 
     def count_run(self, tenant: str, output_bytes: int, device_ms: float) -> None:
         """Count a job that a worker has run."""
@@ -53,7 +56,7 @@ class UsageBuffer:
         sums[4] += output_bytes
         sums[5] += device_ms * 1000
 
-    async def tell(self, connection: RedisClient) -> None:
+    async def flush(self, connection: RedisClient) -> None:
         """Add the usage to Redis and clear it. A failed call loses it rather than count it twice."""
         sums, self._sums = self._sums, {}
         tenants = list(sums)
@@ -65,12 +68,27 @@ class UsageBuffer:
                 if round(amount)
             }
             await generic_scripts.increment(connection, keys.USAGE, amounts)
+        accepted, self._accepted = self._accepted, Counter()
+        for model in {model for model, _, _ in accepted}:
+            counts = {accepted_field(*queue): jobs for (name, *queue), jobs in accepted.items() if name == model}
+            await generic_scripts.increment(connection, keys.stats(model), counts)
         now = time.monotonic()
         if new := [
             tenant for tenant in tenants if now - self._noted_at.get(tenant, -NOTE_INTERVAL_S) >= NOTE_INTERVAL_S
         ]:
             await connection.command("SADD", keys.KNOWN_TENANTS, *new)
             self._noted_at |= dict.fromkeys(new, now)
+
+
+def accepted_field(version: str, lane: str) -> str:
+    """Return the field of a model's statistics that has how many jobs a queue has accepted."""
+    return f"accepted:{version}:{lane}"
+
+
+async def read_accepted(connection: RedisClient, queues: Sequence[tuple[str, str, str]]) -> list[int]:
+    """Return how many jobs were accepted so far by queues: model, version and lane."""
+    commands = [("HGET", keys.stats(model), accepted_field(version, lane)) for model, version, lane in queues]
+    return [int(count or 0) for count in (await connection.pipeline(commands) if commands else [])]
 
 
 async def read_usage(connection: RedisClient, tenants: Sequence[str]) -> dict[str, Usage]:

@@ -10,9 +10,9 @@ from jobs.contract.errors import Refused
 from jobs.contract.ids import JOB_ID, shard_of
 from jobs.redis_client import keys
 from jobs.redis_client.pipelined_connection import Arg
-from jobs.store import listing
+from jobs.store import record_pages
 from jobs.store.job_store import JobStore
-from jobs.store.listing import Page, Position
+from jobs.store.record_pages import Page, Position
 
 STATES: Final = ("waiting", "delivered", "failed")
 DELIVERY_ID: Final = re.compile(rf"{JOB_ID.pattern}-[1-9]")
@@ -76,7 +76,7 @@ async def list_deliveries(
         found = await read(_list_delivery_ids(store, query.job))
         return Page([(Position(each.created_ms, each.id), each) for each in found if each is not None], None)
     lists = [keys.deliveries(shard, tenant) for shard in range(store.settings.shards)]
-    return await listing.read_page(
+    return await record_pages.read_page(
         store.connection, lists, read, after, limit, since=query.since_ms, until=query.until_ms
     )
 

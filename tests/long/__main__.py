@@ -71,6 +71,11 @@ RUNS: Final = {
         "benchmarks.lists",
     ),
     "memory": LongRun("memory of all parts over a million jobs", "10 min", "benchmarks.memory"),
+    "ops-page": LongRun(
+        "the operations page over 1,000 live jobs and 100 events/s: its longest task, first paint, size",
+        "2 min",
+        "benchmarks.ops_page",
+    ),
     "outputs": LongRun("a fast model beside 100 outputs of 5 MB and 8 of 60 MB", "5 min", "benchmarks.outputs"),
     "waiting": LongRun("what a million bulk jobs cost interactive ones", "10 min", "benchmarks.waiting"),
     "bulk-soak": LongRun("a bulk job of 200,000 digits while parts are killed (--lines 200000)", "15 min", "bulk.soak"),

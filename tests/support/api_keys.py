@@ -29,7 +29,7 @@ def jitney_keys(url: str, *args: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=30)
 
 
-def make_key(url: str, tenant: str, role: Role = "key") -> str:
+def make_key(url: str, tenant: str, role: Role = "caller") -> str:
     """Make a key as `jitney keys create` does, without a process for it; gives it."""
 
     async def create() -> str:
@@ -60,7 +60,7 @@ class Caller(httpx2.Client):
 
 def callers(queue: Server, gateway: GatewayProcess, *tenants: str) -> list[Caller]:
     """Make a key for each tenant (`admin` has that role), known to the gateway."""
-    made = [Caller(gateway, make_key(queue.url, name, "admin" if name == "admin" else "key")) for name in tenants]
+    made = [Caller(gateway, make_key(queue.url, name, "admin" if name == "admin" else "caller")) for name in tenants]
     # A gateway that knows no key yet is open to every caller.
     wait_until(lambda: gateway.http.get("/v1/jobs").status_code == 401, "the gateway asks for keys")
     wait_until(lambda: all(one.get("/v1/jobs").status_code == 200 for one in made), "the gateway knows all keys")

@@ -1,8 +1,10 @@
-"""A real browser without a window, and its logs."""
+"""A real browser without a window, its logs, and a check of accessibility by axe."""
 
 import json
 import os
 import shutil
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -36,6 +38,30 @@ def start_browser() -> webdriver.Chrome:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     return webdriver.Chrome(options=options, service=Chromedriver(executable_path=chromedriver))
+
+
+@cache
+def _axe() -> str:
+    return (files("axe_core_python") / "axe.min.js").read_text()
+
+
+def accessibility_violations(page: webdriver.Chrome) -> list[str]:
+    """Return what axe finds wrong with the page as it is now: rule, element and reason."""
+    if not page.execute_script("return 'axe' in window"):
+        page.execute_cdp_cmd("Runtime.evaluate", {"expression": _axe()})  # no matter what the page's policy allows
+    page.set_script_timeout(30)
+    found = page.execute_async_script("axe.run().then(arguments[0], (error) => arguments[0]({error: String(error)}))")
+    assert "error" not in found, found["error"]
+    return [
+        f"{one['id']} at {one['nodes'][0]['target']}: {one['nodes'][0]['failureSummary']}"
+        for one in found["violations"]
+    ]
+
+
+def resize(page: webdriver.Chrome, width: int, height: int) -> None:
+    """Show the page as on a screen of this size."""
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
 def logged(page: Any, log: str) -> list[dict[str, Any]]:

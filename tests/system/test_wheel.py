@@ -91,7 +91,15 @@ def test_an_empty_folder_serves_the_bundled_model(installed: Path, tmp_path: Pat
         page = httpx2.get(url, trust_env=False)
         assert page.status_code == 200
         assert "<title>Jitney" in page.text
-        for path in ("/docs", "/docs/docs.js", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/openapi.json"):
+        for path in (
+            "/docs",
+            "/docs/docs.js",
+            "/docs/swagger-ui-bundle.js",
+            "/docs/swagger-ui.css",
+            "/openapi.json",
+            "/ops",
+            "/ops/main.js",
+        ):
             assert httpx2.get(f"{url}{path}", trust_env=False).status_code == 200, path
         assert "there is no folder models here" in log.read_text()
         assert str(ROOT) not in log.read_text()

@@ -45,7 +45,7 @@ class BatchRecorder:
         second, count = int(time.monotonic()), len(run.items)
         if second != self._second:
             self._second, self._lines = second, 0
-        requests = [*dict.fromkeys([o.request_id for i in run.items if (o := i.job.origin) and o.request_id])]
+        requests = [*dict.fromkeys([o.request_id for i in run.items if (o := i.job.request_context) and o.request_id])]
         if self._lines >= LINES_PER_SECOND and not requests and not log.isEnabledFor(logging.DEBUG):
             self._unlogged_batches += 1
             self._unlogged_items += count

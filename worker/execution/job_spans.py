@@ -53,5 +53,7 @@ class JobSpans:
 def _traced(items: Sequence[WorkItem]) -> dict[str, str]:
     """Return the traceparents of the jobs that have one, by id."""
     return {
-        item.job.id: item.job.origin.traceparent for item in items if item.job.origin and item.job.origin.traceparent
+        item.job.id: context.traceparent
+        for item in items
+        if (context := item.job.request_context) and context.traceparent
     }

@@ -22,7 +22,7 @@ log = logging.getLogger("jitney.worker")
 
 def about(job: ClaimedJob) -> dict[str, Any]:
     """Return the argument `extra` of a log line about a job: the id of its request, if the caller gave one."""
-    return fields({"request_id": (job.origin and job.origin.request_id) or None})
+    return fields({"request_id": (job.request_context and job.request_context.request_id) or None})
 
 
 def fail_item(item: WorkItem, error: JitneyError, batch_size: int = 0) -> CompletedItem:

@@ -50,7 +50,7 @@ class LoadedModels:
         if old is not None:
             await self._drain([old], math.inf)
             with suppress(StoreUnavailable):
-                await old.histogram_buffer.tell(self._resources.store.connection, model.name)
+                await old.histogram_buffer.flush(self._resources.store.connection, model.name)
 
     async def remove(self, name: str) -> ModelRunner:
         """Stop running a model version; returns its runner, which still has unflushed metrics."""

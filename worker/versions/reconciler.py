@@ -255,7 +255,7 @@ class ModelReconciler:
             runner = await self._loaded_models.remove(name)
             self._digest_agreement.running.pop(name, None)
             self._registration.changed()
-            await runner.histogram_buffer.tell(self._store.connection, runner.model.name)
+            await runner.histogram_buffer.flush(self._store.connection, runner.model.name)
 
     async def _unload_unwanted(self) -> None:
         """Unload unwanted versions after JITNEY_UNLOAD_AFTER_S, once their queues are empty."""
@@ -279,7 +279,7 @@ class ModelReconciler:
         self._loader.forget(name)
         del self.leaving[name]
         await self._digest_agreement.forget([name])
-        await runner.histogram_buffer.tell(self._store.connection, model)
+        await runner.histogram_buffer.flush(self._store.connection, model)
         if not self._is_in_folder(name):
             cluster = await worker_registry.read_cluster_state(self._store.connection)
             if cluster.serving(model, version) <= 1:  # this worker, as registered last

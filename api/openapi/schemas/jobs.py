@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from api.auth.read_tokens import DEFAULT_TTL_S, MAX_TTL_S
+from api.auth.job_tokens import DEFAULT_TTL_S, MAX_TTL_S
 from api.openapi.schemas.bodies import Binary, RequestBody, ResponseBody
 from api.openapi.schemas.errors import JobError, RefusedJob
 from api.openapi.schemas.webhooks import Webhook, WebhookEvent

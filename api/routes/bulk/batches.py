@@ -9,11 +9,12 @@ import orjson
 from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
 
-from api.asgi.fastapi_adapter import Tenant, json_response, receive_body
+from api.asgi.fastapi_adapter import json_response, receive_body
 from api.asgi.request import Request
+from api.auth.audit import log_change_of_other
 from api.gateway.gateway import Gateway
 from api.routes.bulk.files import page_view, read_expiry_s
-from api.routes.list_queries import After, Limit
+from api.routes.list_queries import After, Limit, NamedTenant
 from jobs.bulk import records
 from jobs.bulk.input_lines import JOBS_URL, URLS
 from jobs.bulk.records import BulkRequest, bulk_view
@@ -50,21 +51,23 @@ def router(gateway: Gateway) -> APIRouter:
         return json_response(bulk_view(bulk))
 
     @routes.get(PATH, summary="List own batches, newest first")
-    async def list_batches(http: HttpRequest, tenant: Tenant, limit: Limit = 20, after: After = "") -> Response:
-        """Answer the batches that are kept. `after` is the id of the last one of the page before."""
-        Request(http.scope).query("limit", "after")
+    async def list_batches(http: HttpRequest, tenant: NamedTenant, limit: Limit = 20, after: After = "") -> Response:
+        """Return the batches that are kept. `after` is the id of the last one of the page before."""
+        Request(http.scope).query("limit", "after", "tenant")
         found, more = await records.list_bulks(store, tenant, after, limit)
         return json_response(page_view([bulk_view(bulk) for bulk in found], has_more=more))
 
     @routes.get(f"{PATH}/{{batch_id}}", summary="Read a batch")
-    async def read_batch(tenant: Tenant, batch_id: str) -> Response:
-        """Answer the status of the batch, its counts, and the ids of its files."""
+    async def read_batch(tenant: NamedTenant, batch_id: str) -> Response:
+        """Return the status of the batch, its counts, and the ids of its files."""
         return json_response(bulk_view(await records.get_bulk(store, tenant, batch_id)))
 
     @routes.post(f"{PATH}/{{batch_id}}/cancel", summary="Cancel a batch and keep its finished lines")
-    async def cancel_batch(tenant: Tenant, batch_id: str) -> Response:
+    async def cancel_batch(http: HttpRequest, tenant: NamedTenant, batch_id: str) -> Response:
         """Stop the batch. Lines that are done stay in its output file."""
-        return json_response(bulk_view(await records.cancel_bulk(store, tenant, batch_id)))
+        bulk = await records.cancel_bulk(store, tenant, batch_id)
+        log_change_of_other(http, tenant, "canceled %s", batch_id)
+        return json_response(bulk_view(bulk))
 
     return routes
 

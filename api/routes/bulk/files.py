@@ -62,7 +62,7 @@ def router(gateway: Gateway) -> APIRouter:
         order: Annotated[Literal["asc", "desc"], Query(description="by the time of creation")] = "desc",
         purpose: Annotated[str, Query(description="only files of this purpose")] = "",
     ) -> Response:
-        """Answer the files that were uploaded, and those that batches wrote."""
+        """Return the files that were uploaded, and those that batches wrote."""
         request, is_asc = Request(http.scope), order == "asc"
         request.query("limit", "after", "order", "purpose")
         found, more = await files.list_files(store, request.tenant, after, limit, purpose=purpose, oldest_first=is_asc)
@@ -70,12 +70,12 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get(f"{PATH}/{{file_id}}", summary="Read the record of a file")
     async def read_file(tenant: Tenant, file_id: str) -> Response:
-        """Answer size, name, purpose and expiry of the file."""
+        """Return size, name, purpose and expiry of the file."""
         return json_response(file_view(await files.get_file(store, tenant, file_id)))
 
     @routes.get(f"{PATH}/{{file_id}}/content", summary="Download a file, or the results so far")
     async def download_file(tenant: Tenant, file_id: str) -> Response:
-        """Answer the lines of the file. The output of a running batch has the results so far."""
+        """Return the lines of the file. The output of a running batch has the results so far."""
         file = await files.get_file(store, tenant, file_id)
         blocks = files.read_content(store, storage, file)
         first = await anext(blocks, b"")  # fails here with an error, before the response has begun

@@ -18,7 +18,7 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.post(EMBEDDINGS_URL, summary="Embed texts, in OpenAI's format", operation_id="createEmbeddings")
     async def post(http: HttpRequest) -> Response:
-        """Answer the vector of each text, by a model of the task `text-embedding`, in the order of the texts."""
+        """Return the vector of each text, by a model of the task `text-embedding`, in the order of the texts."""
         response = create_embeddings(gateway, Request(http.scope), http.receive)
         return to_fastapi_response(await catch_errors(response, EMBEDDINGS_URL))
 
@@ -26,7 +26,7 @@ def router(gateway: Gateway) -> APIRouter:
 
 
 async def create_embeddings(gateway: Gateway, request: Request, receive: Receive) -> HttpResponse:
-    """Answer the vectors of one text or of a list, in order, with the number of tokens as `usage`.
+    """Return the vectors of one text or of a list, in order, with the number of tokens as `usage`.
 
     A text may be a list of token ids.
     """

@@ -23,7 +23,7 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.post(PATH, summary="Rank documents, in the format of Jina and Cohere", operation_id="rankDocuments")
     async def post(http: HttpRequest) -> Response:
-        """Answer how well each document answers the query, by a model of the task `text-ranking`, the best first."""
+        """Return how well each document answers the query, by a model of the task `text-ranking`, the best first."""
         response = rank_documents(gateway, Request(http.scope), http.receive)
         return to_fastapi_response(await catch_errors(response, PATH))
 
@@ -31,7 +31,7 @@ def router(gateway: Gateway) -> APIRouter:
 
 
 async def rank_documents(gateway: Gateway, request: Request, receive: Receive) -> HttpResponse:
-    """Answer the index and the score of each document, or of the best `top_n`, best first."""
+    """Return the index and the score of each document, or of the best `top_n`, best first."""
     fields = await read_fields(gateway, request, receive, FIELDS)
     query, top_n, model = fields.get("query"), fields.get("top_n"), fields.get("model", "")
     if not isinstance(query, str):

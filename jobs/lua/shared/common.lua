@@ -23,7 +23,7 @@ end
 -- own; once the job has succeeded, its output of up to 16 kB. `facts`: a MessagePack map of what most jobs lack,
 -- `parameters`, `metadata`, `rows` (the number that its input has, which limits count), `bulk` (custom_id of a bulk job's
 -- line), `quota` ('jobs' = it counts among its tenant's open jobs, 'bytes' = so do its outputs), `logged` (a client listens
--- to all events of its tenant), `request_id` and `traceparent` (jobs/contract/origin.py).
+-- to all events of its tenant), `request_id` and `traceparent` (jobs/contract/request_context.py).
 -- head: v, bytes of the input, deadline in ms, time of its acceptance in µs, kind, and its route: model, version, lane,
 -- tenant.
 -- state: the state's name, attempts, worker that claimed it last ('-' = none, or it was returned to its queue), µs of

@@ -237,7 +237,7 @@ async def make_keys(service: Service, tenants: list[str]) -> list[str]:
     """Create a key for each tenant, faster than with one command each."""
     connection = RedisClient(queue_url(service), 5)
     try:
-        return [(await api_keys.create_key(connection, tenant, "key"))[1] for tenant in tenants]
+        return [(await api_keys.create_key(connection, tenant, "caller"))[1] for tenant in tenants]
     finally:
         await connection.aclose()
 

@@ -84,7 +84,7 @@ async def fill(worker: Worker, jobs: int) -> None:
         lanes: Sequence[Lane] = ("interactive", "bulk")
         tenants = ["default" if nth % 2 else f"t{dice.randrange(TENANTS)}" for nth in range(100)]
         await store.submit([job(tenant, lanes[(first // 100) % 2]) for tenant in tenants])
-    await store.usage.tell(worker.connection)
+    await store.usage.flush(worker.connection)
     await worker.claim(RUNNING)
 
 

@@ -26,7 +26,7 @@ from tests.support import bulk
 from tests.support.service import ROOT, Service
 
 WINDOWS: Final = 25
-PARTS: Final = {"gateway": "gateway", "worker": "worker", "queue": "queue", "client": "bulk run"}
+PARTS: Final = {"gateway": "gateway", "worker": "worker", "redis": "Redis", "client": "bulk run"}
 
 
 Windows = NDArray[np.float64]

@@ -23,7 +23,7 @@ with atheris.instrument_imports(include=["api", "jobs", "python_multipart"]):
     from api.asgi.gzip_body import STEP_BYTES, GzipReceiver
     from api.asgi.request import Request, read_query
     from api.asgi.request_boundaries import RequestSplitter
-    from api.auth import read_tokens
+    from api.auth import job_tokens
     from api.auth.authentication import _is_local_host, _read_key
     from api.routes.hot_jobs import _prefer_wait, _wait_seconds
     from api.routes.list_queries import read_cursor, read_time
@@ -101,7 +101,7 @@ def read_token(text: str) -> None:
     """Read the token of a request; no input has a valid signature."""
     query = b"token=" + text.encode("latin-1")
     scope = {"path": f"/v1/jobs/{text[:40]}", "method": "GET", "query_string": query, "headers": []}
-    token = read_tokens.take_token(Request(scope))
+    token = job_tokens.take_token(Request(scope))
     assert token is None or not token.is_signed_with(api_keys.hash_key("jk"))
 
 

@@ -121,7 +121,7 @@ def test_the_environment_names_the_service_and_the_key(served: Service, monkeypa
     monkeypatch.setenv("JITNEY_API_KEY", "jk_x")
     with Jitney() as jitney:
         assert {model["name"] for model in jitney.models()} == {"digits", "double", "slow"}
-        assert jitney._calls.transport._service.headers["authorization"] == "Bearer jk_x"  # type: ignore[attr-defined]
+        assert jitney._api.transport._service.headers["authorization"] == "Bearer jk_x"  # type: ignore[attr-defined]
 
 
 async def test_the_asynchronous_client_does_the_same(async_jitney: AsyncJitney) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from jitney_client import ApiError, AsyncJitney, Jitney, Job, JobFailed, to_arrays
 from jitney_client.inputs import Input
-from jitney_client.mapping import MapRun
+from jitney_client.many_inputs import MapRun
 from jitney_client.transport import run
 
 from tests.support import models
@@ -112,8 +112,8 @@ def test_outputs_too_large_for_one_answer_are_read_alone(tmp_path: Path) -> None
     with Service(tmp_path) as service, Jitney(service.url) as jitney:
         jobs = jitney.submit_many("table", [{"tensors": {"x": [1.0]}}] * 64, parameters={"encoding": "base64"})
         ids = [job.wait(timeout_s=30).id for job in jobs if isinstance(job, Job)]
-        assert any(entry.get("output_url") for entry in run(jitney._calls.query(ids, 0, 1)))
-        mapping = MapRun(jitney._calls, [], lambda _: b"", 100)
+        assert any(entry.get("output_url") for entry in run(jitney._api.query(ids, 0, 1)))
+        mapping = MapRun(jitney._api, [], lambda _: b"", 100)
         mapping._in_flight = {job_id: index for index, job_id in enumerate(ids)}
         results = run(mapping._collect())
     assert [result.index for result in results] == list(range(64))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from api.grpc_server import status
+from api.grpc_server import status_codes
 from api.grpc_server.server import STREAM_INFER
 from api.grpc_server.service import PATH
 from api.settings import GatewaySettings
@@ -64,7 +64,7 @@ def test_nginx_waits_longer_than_the_gateway(tmp_path: Path) -> None:
 def test_the_table_of_errors() -> None:
     rows = re.findall(r"^\| `([A-Z_]+)` \| (`[a-z_`, ]+) \|$", REFERENCE, re.MULTILINE)
     told = [(code.strip("`"), name) for name, codes in rows for code in codes.split(", ")]
-    assert sorted(told) == sorted((code, status.status_code(JitneyError(code, "")).name) for code in CODES)
+    assert sorted(told) == sorted((code, status_codes.status_code(JitneyError(code, "")).name) for code in CODES)
 
 
 def test_every_method_is_in_the_reference() -> None:

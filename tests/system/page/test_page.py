@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.support import models
 from tests.support import waiting as support
-from tests.support.browser import logged, requested_urls
+from tests.support.browser import accessibility_violations, logged, requested_urls
 from tests.support.model_files import audio, segmentation, tabular
 from tests.support.service import ROOT
 from tests.support.service import Service as Jitney
@@ -139,6 +140,31 @@ def test_the_page_asks_for_a_key_where_keys_exist(browser: webdriver.Chrome) -> 
         wait_for_answer(browser, "7")
 
 
+def code_of(page: webdriver.Chrome, language: str) -> str:
+    """Choose a language; return the code of the last request."""
+    page.find_element(By.ID, f"tab-{language}").click()
+    assert page.find_element(By.ID, f"tab-{language}").get_dom_attribute("aria-selected") == "true"
+    return page.find_element(By.ID, "curl").text
+
+
+def test_the_code_of_a_request_runs_in_each_language(page: webdriver.Chrome, tmp_path: Path) -> None:
+    (tmp_path / "digit.png").write_bytes((ROOT / "samples" / "digits" / "7_01.png").read_bytes())
+    draw(page, "7")
+    wait_for_answer(page, "7")
+    run = {"curl": ["sh", "-c"], "python": [sys.executable, "-c"]}
+    if shutil.which("node"):
+        run["javascript"] = ["node", "--input-type=module", "-e"]
+    for language, command in run.items():
+        code = code_of(page, language)
+        done = subprocess.run([*command, code], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+        assert re.search(r"label['\"]?: *['\"]7['\"]", done.stdout), f"{language}: {code} {done.stderr}"
+    page.find_element(By.ID, "tab-javascript").send_keys(Keys.ARROW_RIGHT)  # beyond the last: the first
+    assert page.find_element(By.ID, "curl").text.startswith("curl ")
+    links = {link.get_dom_attribute("href") for link in page.find_elements(By.TAG_NAME, "a")}
+    assert {"/ops", "/docs"} <= links
+    assert accessibility_violations(page) == []
+
+
 def test_versions_of_a_model_are_shown_with_their_role(browser: webdriver.Chrome, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "models" / "digits", tmp_path / "digits")
     shutil.copytree(tmp_path / "digits" / "1", tmp_path / "digits" / "2")
@@ -173,6 +199,11 @@ def test_a_model_without_images_has_a_form_for_its_input(browser: webdriver.Chro
 
         run("fares", '{"features": {"age": 29, "sex": "female", "class": 2}}', "2129")
         assert '-d \'{"model":"fares","input":{"features"' in browser.find_element(By.ID, "curl").text
+        done = subprocess.run(
+            [sys.executable, "-c", code_of(browser, "python")], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.startswith("succeeded ")
+        code_of(browser, "curl")
         run("colors", '{"row": [0.25, 0.5, 0.125]}', "green")
         assert "50.0 %" in browser.find_element(By.ID, "bars").text
         run("double", '{"tensors": {"x": {"datatype": "FP32", "shape": [4], "data": [1, 2, 3, 4]}}}', TENSOR_ANSWER)

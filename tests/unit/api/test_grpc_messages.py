@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.asgi.tenant_budgets import TenantBudget
-from api.grpc_server import messages, status
+from api.grpc_server import messages, status_codes
 from api.grpc_server.generated import open_inference_pb2 as pb
-from api.grpc_server.submit_gathering import LIMIT_S, SubmitGathering
+from api.grpc_server.submit_delay import LIMIT_S, SubmitDelay
 from api.open_inference.inference import InferResponse, OutputTensor
 from jobs.contract.errors import CODES, JitneyError, QueueFull, Refused
 
@@ -103,13 +103,13 @@ def test_an_answer_has_its_outputs_as_raw_bytes(raw: list[bytes]) -> None:
 
 
 def test_every_error_has_a_status() -> None:
-    codes = {code: status.status_code(JitneyError(code, "")) for code in CODES}
+    codes = {code: status_codes.status_code(JitneyError(code, "")) for code in CODES}
     assert {code for code, found in codes.items() if found is StatusCode.UNAVAILABLE} == {
         code for code, (http, _) in CODES.items() if http == 503
     }
     assert codes["unauthorized"] is StatusCode.UNAUTHENTICATED
-    assert set(status.BY_CODE) <= set(CODES)
-    assert status.trailing_metadata(QueueFull("", retry_after_s=0.2)) == (
+    assert set(status_codes.BY_CODE) <= set(CODES)
+    assert status_codes.trailing_metadata(QueueFull("", retry_after_s=0.2)) == (
         ("jitney-code", "queue_full"),
         ("retry-after", "1"),
         ("grpc-retry-pushback-ms", "1000"),
@@ -118,10 +118,10 @@ def test_every_error_has_a_status() -> None:
 
 async def _gather() -> tuple[list[int], list[int]]:
     """Let calls join one after another; return who was let go by the group, and who by its time."""
-    gathering, order = SubmitGathering(asyncio.get_running_loop()), list[int]()
+    submit_delay, order = SubmitDelay(asyncio.get_running_loop()), list[int]()
 
     async def join(number: int, in_progress: int) -> None:
-        await gathering.join(in_progress)
+        await submit_delay.join(in_progress)
         order.append(number)
 
     await join(0, 1)  # alone

@@ -12,7 +12,7 @@ import pytest
 
 from api.asgi.request import Request
 from api.asgi.responses import HttpResponse, error_response
-from api.open_inference.http_messages import ReadRequest, read_request, write_response
+from api.open_inference.http_messages import ParsedRequest, read_request, write_response
 from api.open_inference.inference import (
     InferInput,
     InferRequest,
@@ -24,7 +24,7 @@ from api.open_inference.inference import (
     to_job,
 )
 from api.open_inference.metadata import EXTENSIONS, server_metadata
-from api.open_inference.signature import signature_of
+from api.open_inference.model_tensors import model_tensors_of
 from jobs.contract import tensors
 from jobs.contract.errors import JitneyError, Refused
 from jobs.contract.job import Job
@@ -66,7 +66,7 @@ def binary(*sizes: int | object, shape: Sequence[Any] = (1, 4), **fields: Any) -
     return [tensor(shape=[*shape], parameters={"binary_data_size": size}, **fields) for size in sizes]
 
 
-def read(value: Any, behind: bytes = b"", model: dict[str, Any] = PLAIN, length: str | None = None) -> ReadRequest:
+def read(value: Any, behind: bytes = b"", model: dict[str, Any] = PLAIN, length: str | None = None) -> ParsedRequest:
     """Read a body of a JSON value and what is behind it."""
     text = value if isinstance(value, bytes) else orjson.dumps(value)
     if length is None and behind:
@@ -96,7 +96,7 @@ def test_a_batch_dimension_is_rows() -> None:
 
 def test_a_body_without_json_is_the_only_input() -> None:
     whole = read(b"", VALUES, length="0")
-    assert (whole.job_request.raw, whole.is_binary_by_default) == (VALUES, True)
+    assert (whole.job_request.raw, whole.binary_by_default) == (VALUES, True)
     free = card([{**X, "shape": [-1]}])
     sent = read(b"", VALUES * 2, free, length="0").job_request.tensors or {}
     assert sent["x"] == Tensor("FP32", (8,), VALUES * 2)
@@ -126,7 +126,7 @@ def test_texts_come_as_text_or_with_their_lengths() -> None:
     assert (as_json.job_request.tensors or {})["t"].data == packed
     assert (as_bytes.job_request.tensors or {})["t"] == Tensor("BYTES", (2,), packed)
     of_grpc = InferRequest("m", inputs=[InferInput("t", "BYTES", (1, 2), [b"ab", b""])])
-    assert (to_job(signature_of(TEXT), of_grpc).tensors or {})["t"].data == packed
+    assert (to_job(model_tensors_of(TEXT), of_grpc).tensors or {})["t"].data == packed
 
 
 def test_timeout_and_priority_become_deadline_and_lane() -> None:
@@ -142,12 +142,13 @@ def test_timeout_and_priority_become_deadline_and_lane() -> None:
 
 def test_a_model_whose_tensors_have_no_batch_dimension_has_its_own_shape() -> None:
     model = card(unbatched=["x", "y"])
-    signature = signature_of(model)
-    assert [signature.shape(each) for each in (*signature.inputs.values(), *signature.outputs.values())] == [[4], [2]]
+    model_tensors = model_tensors_of(model)
+    tensors = (*model_tensors.inputs.values(), *model_tensors.outputs.values())
+    assert [model_tensors.shape(each) for each in tensors] == [[4], [2]]
     assert read(infer(tensor(shape=[4], data=[1, 2, 3, 4])), model=model).job_request.rows is None
     with pytest.raises(Refused, match=r"has the shape \[4\]"):
         read(infer(tensor(data=[1, 2, 3, 4])), model=model)
-    mixed = signature_of(card([X, {"name": "s", "datatype": "FP32", "shape": []}], unbatched=["s"]))
+    mixed = model_tensors_of(card([X, {"name": "s", "datatype": "FP32", "shape": []}], unbatched=["s"]))
     assert [mixed.shape(each) for each in mixed.inputs.values()] == [[1, 4], []]
 
 
@@ -319,7 +320,7 @@ def test_arbitrary_bytes_are_read_or_refused() -> None:
 
 
 def answer(outputs: list[OutputTensor], *, as_bytes: bool, request_id: str = "") -> HttpResponse:
-    read_ = ReadRequest(InferRequest("m"), read(infer(tensor(data=[1, 2, 3, 4]))).job_request, {}, as_bytes)
+    read_ = ParsedRequest(InferRequest("m"), read(infer(tensor(data=[1, 2, 3, 4]))).job_request, {}, as_bytes)
     return asyncio.run(write_response(InferResponse("m", "1", request_id, outputs), read_))
 
 
@@ -362,23 +363,23 @@ def job(output: dict[str, Any] | None = None, error: dict[str, Any] | None = Non
 
 
 def test_outputs_of_one_row_get_their_batch_dimension() -> None:
-    signature = signature_of(PLAIN)
+    model_tensors = model_tensors_of(PLAIN)
     one = job({"tensors": {"y": {"datatype": "FP32", "shape": [2], "b64": "AACAPwAAAEA="}}})
-    assert read_outputs(one, signature) == [OutputTensor("y", "FP32", (1, 2), struct.pack("<2f", 1, 2))]
+    assert read_outputs(one, model_tensors) == [OutputTensor("y", "FP32", (1, 2), struct.pack("<2f", 1, 2))]
     two = job({"tensors": {"y": {"datatype": "FP32", "shape": [2, 1], "b64": "AACAPwAAAEA="}}})
-    many = signature_of(card(outputs=[{**Y, "shape": [1]}]))
+    many = model_tensors_of(card(outputs=[{**Y, "shape": [1]}]))
     assert read_outputs(two, many)[0].shape == (2, 1)
 
 
 def test_a_failed_job_is_an_error() -> None:
     with pytest.raises(JitneyError, match="too deep") as failed:
-        read_outputs(job(error={"code": "inference_failed", "message": "too deep"}), signature_of(PLAIN))
+        read_outputs(job(error={"code": "inference_failed", "message": "too deep"}), model_tensors_of(PLAIN))
     assert error_response(failed.value, INFER).status == 400
 
 
 def test_the_answer_of_another_task_is_json_text() -> None:
     output = {"predictions": [{"label": "7"}]}
-    (found,) = read_outputs(job(output), signature_of(IMAGE))
+    (found,) = read_outputs(job(output), model_tensors_of(IMAGE))
     assert (found.name, found.datatype, found.shape) == ("output", "BYTES", (1,))
     assert orjson.loads(found.data[4:]) == output
     encoded = read(infer({"name": "image", "datatype": "BYTES", "shape": [1], "data": ["iVBORw=="]}), model=IMAGE)
@@ -387,7 +388,7 @@ def test_the_answer_of_another_task_is_json_text() -> None:
 
 def test_tasks_without_tensors_are_refused() -> None:
     with pytest.raises(Refused, match="use POST /v1/jobs"):
-        signature_of(card(kinds=["json"], task="tabular", raw_bytes=None))
+        model_tensors_of(card(kinds=["json"], task="tabular", raw_bytes=None))
 
 
 @pytest.mark.parametrize(

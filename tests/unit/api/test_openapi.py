@@ -9,6 +9,7 @@ import openapi_spec_validator
 import pytest
 
 from api.auth.access_control import PUBLIC_PATHS, PUBLIC_PREFIX
+from api.gateway.plan_changes import VERBS
 from api.openapi.document import TAGS
 from api.openapi.operations import OPERATIONS
 from api.openapi.schemas import bulk, jobs, texts, webhooks
@@ -16,7 +17,6 @@ from api.openapi.schemas.bodies import Body
 from api.openapi.schemas.model_versions import NoFields, ShareRequest, VersionRequest
 from api.routes import job_query
 from api.routes.bulk import batches, upload
-from api.routes.models import VERBS
 from api.routes.text import rerank
 from api.submission import parsing
 from jobs.bulk.records import TIMES

@@ -3,7 +3,7 @@
 import tempfile
 
 from api.metrics.process_counters import BOUNDS_S, MAX_ROUTES, ProcessCounters, RouteCounts
-from api.metrics.render_process import render
+from api.metrics.render_gateway import render
 
 
 def by_route(counters: ProcessCounters) -> dict[str, RouteCounts]:

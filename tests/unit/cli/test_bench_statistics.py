@@ -114,12 +114,12 @@ def test_unsent_requests_are_in_the_percentiles_with_their_waiting_time() -> Non
 def test_metrics_are_summed_by_part_and_over_models() -> None:
     text = """# TYPE jitney_cpu_seconds_total counter
 jitney_cpu_seconds_total{part="gateway"} 1.5
-jitney_cpu_seconds_total{part="queue"} 0.25
+jitney_cpu_seconds_total{part="redis"} 0.25
 # TYPE jitney_jobs_finished_total counter
 jitney_jobs_finished_total{model="a",outcome="succeeded"} 3
 jitney_jobs_finished_total{model="b",outcome="failed"} 4
 """
-    assert parse_cpu_totals(text) == ({"gateway": 1.5, "queue": 0.25}, 7)
+    assert parse_cpu_totals(text) == ({"gateway": 1.5, "redis": 0.25}, 7)
     assert parse_cpu_totals("# TYPE other gauge\nother 1\n") is None
 
 

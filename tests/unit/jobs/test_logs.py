@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobs.config.logs import JsonFormatter, TextFormatter, fields
+from jobs.config.logs import AUDIT, JsonFormatter, TextFormatter, fields
 
 AT_S = 1_767_225_600.4179  # 2026-01-01T00:00:00.417Z
 
@@ -57,3 +57,11 @@ def test_json_has_the_same_and_a_traceback() -> None:
         "request_id": "r",
         "error": "ValueError: no",
     }
+
+
+def test_lines_of_the_audit_log_can_be_told_apart() -> None:
+    made, other = record("paused %s", "m", model="m"), record("audit")
+    made.name = AUDIT
+    assert TextFormatter("gateway").format(made).endswith(" gateway WARNING audit paused m model=m")
+    assert json.loads(JsonFormatter("gateway").format(made))["audit"] is True
+    assert "audit" not in json.loads(JsonFormatter("gateway").format(other))

@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
-from jobs.contract.origin import Origin
+from jobs.contract.request_context import RequestContext
 from jobs.metrics.histograms import HistogramBuffer
 from worker.execution.batch_recorder import LINES_PER_SECOND, BatchRecorder
 
 
-def batch(*origins: Origin | None, splits: int = 0) -> Any:
-    items = [SimpleNamespace(job=SimpleNamespace(id=str(at), origin=origin)) for at, origin in enumerate(origins)]
+def batch(*contexts: RequestContext | None, splits: int = 0) -> Any:
+    items = [
+        SimpleNamespace(job=SimpleNamespace(id=str(at), request_context=context)) for at, context in enumerate(contexts)
+    ]
     return SimpleNamespace(items=items, batches=[(len(items), 1.5)], splits=splits, work=8, padding=8 - len(items))
 
 
@@ -47,7 +49,7 @@ def test_lines_are_bounded_and_say_what_they_leave_out(
     for _ in range(LINES_PER_SECOND + 7):
         recorder.record(batch(None, None), "aged", 0.002)
     assert len(lines(caplog)) == LINES_PER_SECOND
-    recorder.record(batch(None, Origin("mine", "")), "aged", 0.002)  # its caller may look for it
+    recorder.record(batch(None, RequestContext("mine", "")), "aged", 0.002)  # its caller may look for it
     last = lines(caplog)[-1]
     assert (last["request_ids"], last["unlogged_batches"], last["unlogged_items"]) == (["mine"], 7, 14)
     now_s += 1

@@ -157,7 +157,7 @@ def test_a_key_is_stored_only_as_a_hash(queue: Server) -> None:
         assert key.rpartition("_")[2].encode() not in b"".join(kept.values())
         (record,) = map(orjson.loads, kept.values())
     assert record["digest"] == api_keys.hash_key(key)
-    assert (record["tenant"], record["role"], record["note"]) == ("acme", "key", "the cron job")
+    assert (record["tenant"], record["role"], record["note"]) == ("acme", "caller", "the cron job")
 
 
 def test_tenant_names_have_allowed_characters(queue: Server) -> None:

@@ -78,7 +78,7 @@ async def test_a_caller_that_stays_is_answered(gateway: GatewayProcess, worker: 
 
 
 async def test_the_job_continues_where_the_setting_is_off(queue: Server, worker: Worker) -> None:
-    with GatewayProcess(queue, {"JITNEY_PREDICT_HANGUP_CANCELS": "false"}) as other:
+    with GatewayProcess(queue, {"JITNEY_DISCONNECT_CANCELS": "false"}) as other:
         await worker.announce(other)
         with request(other, "/predict"):
             await queued(worker)

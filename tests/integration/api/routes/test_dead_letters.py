@@ -122,6 +122,8 @@ async def test_a_dead_letter_is_replayed_as_a_new_job(gateway: GatewayProcess, w
     assert (replayed.id, replayed.input, replayed.parameters) == (job["id"], claimed.input, b'{"top_k":2}')
     assert replayed.deadline_ms - replayed.claimed_us / 1000 > 86_000_000
     assert gateway.http.get(letter).json()["replayed_as"] == job["id"]
+    change = f"replayed dead letter {claimed.id} of tenant default as job {job['id']}"
+    assert f"audit no key of tenant default: {change}" in gateway.log()
     assert listed(gateway, replayed="false") == []
     await worker.fail([replayed])  # nothing is lost by a second failure
     assert set(listed(gateway)) == {claimed.id, replayed.id}
@@ -164,6 +166,7 @@ async def test_many_dead_letters_are_each_replayed_once(gateway: GatewayProcess,
     answer = gateway.http.post(f"{DEAD}/replay?code=inference_failed").json()
     clean = {"refused": {}, "more": False, "next_cursor": None, "stopped": None}
     assert answer == {"replayed": 4, "skipped": 1, **clean}
+    assert "audit no key of tenant default: replayed 4 dead letters by filter" in gateway.log()
     assert gateway.http.post(f"{DEAD}/replay?all=true").json() == {"replayed": 0, "skipped": 5, **clean}
     assert gateway.http.post(f"{DEAD}/replay?replayed=false").json() == {"replayed": 0, "skipped": 0, **clean}
     assert len(await worker.claim()) == 5
@@ -207,6 +210,8 @@ async def test_dead_letters_are_purged_one_by_one_and_by_filter(gateway: Gateway
     assert set(listed(gateway)) == set(ids[1:])
     assert gateway.http.delete(f"{DEAD}?model=other").json()["purged"] == 0
     assert gateway.http.delete(f"{DEAD}?model=m").json() == {"purged": 2, "more": False, "next_cursor": None}
+    for change in (f"purged dead letter {ids[0]} of tenant default", "purged 2 dead letters by filter {'model': 'm'}"):
+        assert f"INFO audit no key of tenant default: {change}" in gateway.log()
     assert listed(gateway) == []
     assert gateway.http.get(f"/v1/jobs/{ids[1]}").json()["status"] == "failed"
 

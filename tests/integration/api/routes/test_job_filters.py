@@ -1,5 +1,6 @@
 """Lists by filter, cancellation of many, and erased jobs over HTTP: who may, what is refused, and what is answered."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,7 +63,9 @@ async def test_lists_by_filter(people: list[Caller], worker: Worker) -> None:
     await worker.succeed(await worker.claim())
 
 
-async def test_only_admins_read_cancel_and_erase_jobs_of_others(people: list[Caller], worker: Worker) -> None:
+async def test_only_admins_read_cancel_and_erase_jobs_of_others(
+    people: list[Caller], worker: Worker, gateway: GatewayProcess
+) -> None:
     acme, bolt, admin = people
     job_id = submit(acme)
     for method, path in (("GET", f"/v1/jobs/{job_id}"), ("DELETE", f"/v1/jobs/{job_id}"), ("GET", "/v1/jobs")):
@@ -76,12 +79,16 @@ async def test_only_admins_read_cancel_and_erase_jobs_of_others(people: list[Cal
     assert admin.delete(f"/v1/jobs/{job_id}").status_code == 404
     assert admin.delete(f"/v1/jobs/{job_id}?tenant=*&purge=true").json()["code"] == "job_not_final"
     assert admin.delete(f"/v1/jobs/{job_id}?tenant=*").json()["status"] == "canceled"
+    assert re.search(rf"INFO audit key \w+ of tenant admin: canceled job {job_id} of tenant acme", gateway.log())
+    own_id = submit(acme)
+    assert acme.delete(f"/v1/jobs/{own_id}?tenant=acme").json()["status"] == "canceled"
+    assert f"canceled job {own_id}" not in gateway.log()
     assert bolt.delete(f"/v1/jobs/{job_id}?purge=true").status_code == 404
     assert acme.delete(f"/v1/jobs/{job_id}?purge=true").json() == {"purged": job_id}
     assert acme.get(f"/v1/jobs/{job_id}").status_code == 404
     assert acme.delete(f"/v1/jobs/{job_id}?purge=true").status_code == 404
     assert acme.delete(f"/v1/jobs/{UNKNOWN}?purge=maybe").status_code == 422
-    assert listed(acme, status="canceled") == []
+    assert listed(acme, status="canceled") == [own_id]
     del worker
 
 
@@ -106,7 +113,7 @@ async def test_many_are_canceled_by_filter(people: list[Caller], worker: Worker,
     assert cancel(admin, all=True)["matched"] == 0
     assert cancel(admin, tenant="*", all=True)["canceled"] == (2 if running.id in ids else 1)
     assert bolt.get(f"/v1/jobs/{theirs}").json()["status"] == "canceled"
-    assert "canceled 3 jobs by filter {'lane': 'bulk'}" in gateway.log()
+    assert "of tenant acme: canceled 3 jobs by filter {'lane': 'bulk'}" in gateway.log()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from jobs.contract.job import Accepted, ClaimedJob, Outcome
 from jobs.contract.lifecycle import State
 from jobs.models import worker_registry
 from jobs.models.worker_registry import WorkerReport
-from jobs.store import codec, dead_letters, listing, maintenance, queue_states
+from jobs.store import codec, dead_letters, maintenance, queue_states, record_pages
 from jobs.store.job_store import JobStore
 from jobs.store.maintenance import recover_dead_worker
 from jobs.store.settings import StoreSettings
@@ -50,7 +50,7 @@ async def test_a_list_of_expired_results_is_read_in_a_bounded_number_of_pages(be
         found += [job.id for job in jobs]
         pages += 1
     assert found == [oldest]
-    assert 2 < pages <= 2500 // listing.MAX_SCANNED + 3
+    assert 2 < pages <= 2500 // record_pages.MAX_SCANNED + 3
     with bench.server.client() as client:
         assert client.zcard(f"{ROOT}:tenant_jobs:default") == 1
 

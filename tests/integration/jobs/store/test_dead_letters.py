@@ -7,10 +7,10 @@ import pytest
 from jobs.contract.errors import Refused
 from jobs.contract.job import Outcome
 from jobs.contract.lifecycle import State
-from jobs.store import dead_letters, listing
+from jobs.store import dead_letters, record_pages
 from jobs.store.dead_letters import DeadLetterFilter
 from jobs.store.job_store import JobStore
-from jobs.store.listing import Position
+from jobs.store.record_pages import Position
 from tests.integration.jobs.conftest import StoreBench
 
 ALL = DeadLetterFilter()
@@ -88,7 +88,7 @@ async def test_filters(bench: StoreBench) -> None:
 
 
 async def test_an_empty_page_among_many_has_a_cursor(bench: StoreBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "MAX_SCANNED", listing.MAX_READ)
+    monkeypatch.setattr(record_pages, "MAX_SCANNED", record_pages.MAX_READ)
     (oldest,) = await die(bench, model="a")
     at(bench, oldest, 1)
     await die(bench, 150)

@@ -10,10 +10,10 @@ import pytest
 from jobs.contract.job import Outcome
 from jobs.contract.lifecycle import FINAL, State
 from jobs.redis_client import keys
-from jobs.store import job_search
+from jobs.store import job_search, queue_purge
 from jobs.store.job_search import OPEN, JobFilter, JobPage, SearchScope, search_jobs
 from jobs.store.job_store import JobStore
-from jobs.store.listing import Position
+from jobs.store.record_pages import Position
 from jobs.store.settings import StoreSettings
 from tests.integration.jobs.conftest import StoreBench
 from tests.support import records
@@ -237,10 +237,10 @@ async def test_a_queue_is_emptied_with_the_lines_of_batches_and_suspects(bench: 
     await bench.submit(30, tenant="bolt", lane="bulk")
     other = (await bench.submit(model="n"))[0]
     query = JobFilter(None, frozenset({State.QUEUED}), "m", lane="bulk")
-    assert await job_search.cancel_queue(bench.store, query, SCOPE, None, 1000, max_s=60) == (30, None)
+    assert await queue_purge.purge_queue(bench.store, query, SCOPE, None, 1000, max_s=60) == (30, None)
     query = query._replace(lane="")
-    canceled, after = await job_search.cancel_queue(bench.store, query, SCOPE, None, 100, max_s=60)
+    canceled, after = await queue_purge.purge_queue(bench.store, query, SCOPE, None, 100, max_s=60)
     assert (canceled, isinstance(after, Position)) == (100, True)
-    assert await job_search.cancel_queue(bench.store, query, SCOPE, after, 1000, max_s=60) == (30, None)
+    assert await queue_purge.purge_queue(bench.store, query, SCOPE, after, 1000, max_s=60) == (30, None)
     assert sum((await bench.store.depth("m", "1")).values()) == 0
     assert await bench.state(other) == "queued"

@@ -18,7 +18,7 @@ from jobs.contract.errors import Refused
 from jobs.contract.job import Outcome, Submission
 from jobs.contract.job_view import listed_view
 from jobs.contract.lifecycle import State
-from jobs.store import dead_letters, listing
+from jobs.store import dead_letters, record_pages
 from jobs.store import job_store as store_module
 from jobs.store.dead_letters import DeadLetterFilter
 from jobs.webhooks import delivery_log, outbox
@@ -140,7 +140,7 @@ async def test_a_list_of_deliveries_reads_no_payloads(bench: StoreBench) -> None
 
 
 async def test_a_page_of_dead_letters_is_bounded(bench: StoreBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "PAGE_BYTES", 100_000)
+    monkeypatch.setattr(record_pages, "PAGE_BYTES", 100_000)
     await bench.submit(10, parameters=b'{"a":"%s"}' % (b"x" * 30_000), input=b"y" * 300_000)
     body = b'{"code":"inference_failed","message":"m","status":422}'
     claimed = await bench.claim()

@@ -212,7 +212,7 @@ async def test_workers_stay_registered_on_a_full_server(bench: StoreBench) -> No
         client.config_set("maxmemory", "1")
         try:
             await register_worker(connection, report, [{"name": "m", "version": "1", "kinds": []}], ttl_s=60)
-            await histogram_buffer.tell(connection, "m")
+            await histogram_buffer.flush(connection, "m")
             assert [worker.id for worker in (await read_cluster_state(connection)).workers] == ["w1"]
             assert (await histograms.read_histograms(connection, ["m"]))["m"]["size:sum"] == 4
             with pytest.raises(QueueFull):

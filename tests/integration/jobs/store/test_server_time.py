@@ -34,7 +34,7 @@ async def test_a_model_is_known_whatever_the_local_clock_says(
     await catalog.refresh()
     assert catalog.find("m")["version"] == "1"
     assert abs(catalog.cluster.now_s - right()) < 60
-    key, _ = await api_keys.create_key(connection, "t", "key")
+    key, _ = await api_keys.create_key(connection, "t", "caller")
     assert abs(key.created_s - right()) < 60
 
 

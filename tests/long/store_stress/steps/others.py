@@ -67,7 +67,7 @@ class OtherSteps:
         """Add to the histograms: every reported value is counted once."""
         world, histogram_buffer = self._world, HistogramBuffer()
         histogram_buffer.observe("size", [4])
-        _, _, fate = await world.call(lambda: histogram_buffer.tell(world.connection, "m"))
+        _, _, fate = await world.call(lambda: histogram_buffer.flush(world.connection, "m"))
         self._told["m"] += fate != "unsent"
         found = await read_stats(world.connection, ["m"])
         counted = found["m"].get("size:4", 0)

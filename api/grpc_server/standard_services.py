@@ -1,4 +1,4 @@
-"""Serves `grpc.health.v1.Health`, for load balancers and Kubernetes' probes, and reflection, for tools like grpcurl."""
+"""Serves gRPC's standard services: health, for load balancers and probes, and reflection, for tools like grpcurl."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,7 +14,6 @@ from api.grpc_server.calls import Access, Call, Calls
 from api.grpc_server.messages import parse
 from api.grpc_server.service import SERVICE
 from api.open_inference import metadata
-from api.routes import open_inference
 from jobs.contract.errors import Refused
 
 HEALTH: Final = "grpc.health.v1.Health"
@@ -60,7 +59,7 @@ def handlers(calls: Calls) -> dict[str, Any]:
 async def _find_state(gateway: Gateway, service: str) -> int:
     """Return the state of a service: "" is the gateway; other names are those of models. Raises Refused if unknown."""
     if service in ("", SERVICE):
-        is_ready = await open_inference.is_server_ready(gateway)
+        is_ready = await metadata.is_server_ready(gateway)
     else:
         is_ready = metadata.is_model_ready(gateway, service)
     return int(_State.SERVING if is_ready else _State.NOT_SERVING)

@@ -1,18 +1,18 @@
-"""Lets calls that arrive one after another submit their jobs together, so that they share a round trip to Redis.
+"""Delays the submits of gRPC calls for up to 2 ms, so that api/gateway/submit_coalescer.py finds several to combine.
 
-gRPC hands over one call in each iteration of the event loop, where HTTP connections hand over many. A lone call is not
-delayed.
+The coalescer combines what one iteration of the event loop submits. gRPC hands over one call in each iteration, where
+HTTP connections hand over many. A lone call is not delayed.
 """
 
 import asyncio
 from typing import Final
 
-SHARE: Final = 2  # a group is complete with this part of the calls in progress,
+DIVISOR: Final = 2  # a group is complete with the calls in progress divided by this,
 MAX_CALLS: Final = 16  # or with so many
 LIMIT_S: Final = 0.002  # after which an incomplete group is submitted
 
 
-class SubmitGathering:
+class SubmitDelay:
     """The calls that wait for others."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -23,7 +23,7 @@ class SubmitGathering:
     async def join(self, in_progress: int) -> None:
         """Return once enough calls have joined, or LIMIT_S after the first. `in_progress`: calls, this one included."""
         waiting = self._waiting
-        if len(waiting) + 1 >= min(in_progress // SHARE, MAX_CALLS):
+        if len(waiting) + 1 >= min(in_progress // DIVISOR, MAX_CALLS):
             if waiting:
                 self._release()
             return

@@ -1,4 +1,4 @@
-"""The calls of the HTTP API, once for both clients: retries, long polls, server-sent events."""
+"""Calls the HTTP API, for both clients: retries, long polls, server-sent events."""
 
 import json
 import random
@@ -39,7 +39,7 @@ def backoff_s(error: JitneyError, attempt: int) -> float:
     return max(delay_s, 0.05) * random.uniform(1, 1.25)  # noqa: S311 (jitter, not secrecy)
 
 
-class Calls:
+class HttpApi:
     """Sends requests, and repeats them for up to `retry_s` seconds while the service is full, away or unreachable."""
 
     def __init__(self, transport: Transport, retry_s: float) -> None:

@@ -5,7 +5,7 @@ import http.client
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -34,11 +34,6 @@ def add_url(parser: argparse.ArgumentParser) -> None:
     """Add the option that names the gateway."""
     url = os.environ.get("JITNEY_URL")
     parser.add_argument("--url", default=url, help=f"URL of the gateway ({url or DEFAULT_URL})")
-
-
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """Add the option that prints the answer of the gateway as it is."""
-    parser.add_argument("--json", action="store_true", help="print the JSON of the gateway's answer")
 
 
 class GatewayClient:
@@ -98,15 +93,3 @@ def run_on_gateway(program: str, url: str | None, action: Callable[[GatewayClien
 def segment(text: str) -> str:
     """Return a text as a segment of a path."""
     return quote(text, safe="")
-
-
-def print_json(value: object) -> None:
-    print(json.dumps(value, indent=1))
-
-
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; None is shown as a hyphen."""
-    texts = [list(columns), *([("-" if cell is None else str(cell)) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    for row in texts:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

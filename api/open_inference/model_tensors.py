@@ -1,4 +1,4 @@
-"""Tells which tensors a model takes and gives in the Open Inference Protocol, from its card.
+"""Finds which tensors a model takes and gives in the Open Inference Protocol, from its card.
 
 Tensors have the rows of a request as their first dimension. Models whose file has tensors without a batch dimension are
 served with the shapes of the file, one row a request.
@@ -26,8 +26,10 @@ class ServedTensor(NamedTuple):
     has_rows: bool
 
 
-class Signature(NamedTuple):
-    """`max_rows`: the most rows of a request; 0: there is no dimension of rows in some tensor, so it is one row.
+class ModelTensors(NamedTuple):
+    """The tensors of a model version.
+
+    `max_rows`: the most rows of a request; 0: there is no dimension of rows in some tensor, so it is one row.
 
     `kind`: the kind of a job's input. `gives_tensors`: the job's output has tensors; else it is JSON text.
     """
@@ -47,21 +49,21 @@ class Signature(NamedTuple):
 
 
 # By the identity of a card, which the catalog replaces at each refresh.
-_cached: Final[dict[int, Signature]] = {}
+_cached: Final[dict[int, ModelTensors]] = {}
 
 
-def signature_of(card: ModelCard) -> Signature:
+def model_tensors_of(card: ModelCard) -> ModelTensors:
     """Return the tensors of a model version. Raises Refused if its task has none."""
     known = _cached.get(id(card))
     if known is not None and known.card is card:
         return known
     if len(_cached) >= _MAX_CACHED:
         _cached.clear()
-    signature = _cached[id(card)] = _build(card)
-    return signature
+    model_tensors = _cached[id(card)] = _build(card)
+    return model_tensors
 
 
-def _build(card: ModelCard) -> Signature:
+def _build(card: ModelCard) -> ModelTensors:
     kinds: Sequence[str] = card["kinds"]
     if "tensors" in kinds:
         unbatched = card.get("unbatched") or ()
@@ -70,13 +72,13 @@ def _build(card: ModelCard) -> Signature:
         max_rows = 0 if unbatched else card.get("max_rows") or 1
         answer = {ANSWER: ServedTensor(ANSWER, TEXTS, (), has_rows=True)}
         kind = "raw" if "raw" in kinds and card.get("raw_bytes") else "tensors"
-        return Signature(card, kind, inputs, outputs if is_built_in else answer, max_rows, is_built_in)
+        return ModelTensors(card, kind, inputs, outputs if is_built_in else answer, max_rows, is_built_in)
     kind = next((kind for kind in FILE_KINDS if kind in kinds), "")
     if not kind:
         message = f"model {card['name']} has the task {card.get('task')}, which takes no tensors: use POST /v1/jobs"
         raise Refused("invalid_input", message)
     inputs, outputs = ({name: ServedTensor(name, TEXTS, (), has_rows=True)} for name in (kind, ANSWER))
-    return Signature(card, kind, inputs, outputs, 1, gives_tensors=False)
+    return ModelTensors(card, kind, inputs, outputs, 1, gives_tensors=False)
 
 
 def _tensors(specs: Sequence[Mapping[str, Any]], unbatched: Sequence[str]) -> dict[str, ServedTensor]:

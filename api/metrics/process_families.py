@@ -1,4 +1,7 @@
-"""Builds the metrics of all live processes from their reports: memory, event loops, claimed jobs, GPUs, rq's queues."""
+"""Builds the part of `/metrics` that is about processes, from the reports of all live processes.
+
+It has their memory, delays of event loops, running jobs, GPUs, and rq's queues.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -19,7 +22,7 @@ def _parts(reports: Reports) -> list[Metric]:
     live = GaugeMetricFamily("jitney_processes", "Live processes", labels=["part", "version"])
     memory = GaugeMetricFamily("jitney_memory_bytes", "Resident memory of all processes of a part", labels=["part"])
     text = "Longest delay of timers of an event loop since the last flush"
-    delay = GaugeMetricFamily("jitney_loop_delay_max_seconds", text, labels=["part"])
+    delay = GaugeMetricFamily("jitney_event_loop_delay_max_seconds", text, labels=["part"])
     for (part, version), count in sorted(Counter((each["part"], each["version"]) for each in reports).items()):
         live.add_metric([part, version], count)
     for part in sorted({each["part"] for each in reports}):

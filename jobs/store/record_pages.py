@@ -1,4 +1,6 @@
-"""Reads one page of records that sorted sets list by time, newest first, merged over all shards.
+"""Reads one page of records, newest first, that one sorted set of each shard lists by time.
+
+For many lists, such as the queues of all tenants, jobs/store/merged_lists.py is used.
 
 A page continues behind the position of the last record read (keyset paging), so that new records shift nothing. The
 work of one page is bounded: it may be short or empty and yet have a next page.

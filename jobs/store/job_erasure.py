@@ -10,7 +10,7 @@ from jobs.store.job_store import JobStore
 EVENTS_BATCH: Final = 500  # entries of the tenant's event log per read
 
 
-async def purge_job(store: JobStore, job_id: str, tenant: str | None) -> None:
+async def erase_job(store: JobStore, job_id: str, tenant: str | None) -> None:
     """Erase a job that has ended. Raises Refused if it is open, or not this tenant's (None: any tenant)."""
     shard = shard_of(job_id)
     if shard >= store.settings.shards:

@@ -1,7 +1,7 @@
-"""Runs the lists of a gateway one at a time, within a small share of its CPU time, so that they hardly slow submits.
+"""Runs list requests one at a time and limits their CPU time.
 
-The CPU time of each list is measured. The next one waits until the share is kept, but never longer than MAX_WAIT_S.
-Lists that come now and then do not wait at all.
+So they hardly slow submits. The CPU time of each list is measured. The next one waits until lists have used at most
+SHARE of the time, but never longer than MAX_WAIT_S. Lists that come now and then do not wait at all.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ class _Metered(Generic[T]):
                 step = lambda: coroutine.send(value)  # noqa: E731,B023 (the same)
 
 
-class ListPacer:
+class ListScheduler:
     """Gives turns to lists, in the order of their arrival."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
 
 from api.asgi.fastapi_adapter import Tenant, json_response, receive_body
-from api.auth.read_tokens import DEFAULT_TTL_S, MAX_TTL_S, QUERY_FIELD
+from api.auth.job_tokens import DEFAULT_TTL_S, MAX_TTL_S, QUERY_FIELD
 from api.gateway.gateway import Gateway
 from jobs.contract.errors import Refused
 from jobs.contract.job_view import format_timestamp
@@ -21,7 +21,7 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.post("/v1/jobs/{job_id}/token", summary="Make a token that reads this job alone")
     async def make_read_token(http: HttpRequest, tenant: Tenant, job_id: str) -> Response:
-        """Answer a token that reads the job, its events and its output, in the query as `token`, until it expires.
+        """Return a token that reads the job, its events and its output, in the query as `token`, until it expires.
 
         It ends earlier if the API key of this request is revoked. The URLs in the answer have the token.
         """

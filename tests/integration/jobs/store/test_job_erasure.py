@@ -11,8 +11,8 @@ from jobs.contract.job import Outcome
 from jobs.contract.lifecycle import State
 from jobs.redis_client import keys
 from jobs.store import dead_letters, outputs
+from jobs.store.job_erasure import erase_job
 from jobs.store.job_store import JobStore
-from jobs.store.purge import purge_job
 from jobs.store.settings import StoreSettings
 from jobs.webhooks import delivery_log, outbox
 from jobs.webhooks.delivery_log import DeliveryFilter
@@ -48,7 +48,7 @@ async def test_a_succeeded_job_leaves_no_trace(bench: StoreBench) -> None:
     (job_id, other) = await bench.submit(2, webhook=HOOK, input=b"x" * 40_000)
     await bench.store.finish("w1", bench.succeed(await bench.claim(), b'"%s"' % (b"y" * 100_000)))
     assert len(traces(bench, job_id)) > 5
-    await purge_job(bench.store, job_id, "default")
+    await erase_job(bench.store, job_id, "default")
     assert traces(bench, job_id) == []
     assert await bench.state(other) == "succeeded"
     kept = await outputs.count_kept_bytes(bench.store.connection, 1)
@@ -66,7 +66,7 @@ async def test_the_chunks_of_a_large_output_are_erased(bench: StoreBench) -> Non
     assert written is not None
     await bench.store.finish("w1", [written])
     assert (await outputs.count_kept_bytes(bench.store.connection, 1))[""] == 200_000
-    await purge_job(bench.store, job_id, "default")
+    await erase_job(bench.store, job_id, "default")
     assert traces(bench, job_id) == []
     assert (await outputs.count_kept_bytes(bench.store.connection, 1))[""] == 0
 
@@ -77,7 +77,7 @@ async def test_a_small_output_of_a_tenant_with_a_limit_of_bytes_is_no_longer_cou
     first, _ = await bench.submit(2)
     await bench.store.finish("w1", bench.succeed(await bench.claim(), b"x" * 100))
     assert (await outputs.count_kept_bytes(bench.store.connection, 1, ["default"]))["default"] == 200
-    await purge_job(bench.store, first, "default")
+    await erase_job(bench.store, first, "default")
     assert (await outputs.count_kept_bytes(bench.store.connection, 1, ["default"]))["default"] == 100
     assert traces(bench, first) == []
 
@@ -88,7 +88,7 @@ async def test_a_dead_letter_is_erased_with_its_input(bench: StoreBench) -> None
     await bench.store.finish("w1", outcomes)
     assert await dead_letters.count_dead_letters(bench.store) == (2, 40_002)
     for job_id in (*small, *large):
-        await purge_job(bench.store, job_id, None)
+        await erase_job(bench.store, job_id, None)
         assert traces(bench, job_id) == []
     assert await dead_letters.count_dead_letters(bench.store) == (0, 0)
 
@@ -99,7 +99,7 @@ async def test_a_delivery_under_way_is_dropped_and_its_lease_is_lost(bench: Stor
     ((lease,), _) = await outbox.dispatch_due(
         bench.store, bench.store.roots[0], 1, lane="fast", slots=24, limits=LIMITS
     )
-    await purge_job(bench.store, job_id, "default")
+    await erase_job(bench.store, job_id, "default")
     await outbox.settle_attempt(bench.store, lease, Settlement("delivered", {"status": 200}), LIMITS)
     page = await delivery_log.list_deliveries(bench.store, "default", DeliveryFilter(), None, 10)
     assert page.records == []
@@ -112,11 +112,11 @@ async def test_a_delivery_under_way_is_dropped_and_its_lease_is_lost(bench: Stor
 async def test_an_open_job_is_refused_and_a_foreign_one_is_unknown(bench: StoreBench, tenant: str | None) -> None:
     (job_id,) = await bench.submit()
     with pytest.raises(Refused, match="has not ended") as refused:
-        await purge_job(bench.store, job_id, tenant)
+        await erase_job(bench.store, job_id, tenant)
     assert refused.value.code == "job_not_final"
     with pytest.raises(Refused, match=re.escape(f"no job {job_id}")):
-        await purge_job(bench.store, job_id, "acme")
+        await erase_job(bench.store, job_id, "acme")
     with pytest.raises(Refused, match="no job"):
-        await purge_job(bench.store, "00" + "0" * 32, tenant)
+        await erase_job(bench.store, "00" + "0" * 32, tenant)
     with bench.server.client() as client:
         assert client.exists(keys.job(job_id))

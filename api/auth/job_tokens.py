@@ -19,7 +19,7 @@ _PARTS: Final = ("", "events", "output")  # what may be read of a job: `/v1/jobs
 _TOKEN: Final = re.compile(r"jt_([0-9]{1,12})_([0-9a-f]{16}|)_([A-Za-z0-9_-]{43})")
 
 
-class ReadToken(NamedTuple):
+class JobToken(NamedTuple):
     """A token of a request, not yet verified. `expires_s`: on the clock of the queue's server, since the epoch."""
 
     job_id: str
@@ -37,7 +37,7 @@ def write_token(digest: str, key_id: str, job_id: str, expires_s: int) -> str:
     return f"jt_{expires_s}_{key_id}_{_sign(digest, job_id, expires_s)}"
 
 
-def take_token(request: Request) -> ReadToken | None:
+def take_token(request: Request) -> JobToken | None:
     """Remove the token from the query, so that no later code logs it; return it, or None if the request has none.
 
     A malformed token has an empty signature, which fits no key. Only requests that read a job have a token.
@@ -51,7 +51,7 @@ def take_token(request: Request) -> ReadToken | None:
     if not values:
         return None
     match = _TOKEN.fullmatch(values[0].decode("latin-1")) if len(values) == 1 else None
-    return ReadToken(job_id, int(match[1]), match[2], match[3]) if match else ReadToken(job_id, 0, "", "")
+    return JobToken(job_id, int(match[1]), match[2], match[3]) if match else JobToken(job_id, 0, "", "")
 
 
 def _sign(digest: str, job_id: str, expires_s: int) -> str:

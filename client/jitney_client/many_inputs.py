@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from time import monotonic
 from typing import Any, Final
 
-from jitney_client.calls import EARLY_S, Calls, Fields, backoff_s, new_key
 from jitney_client.errors import ApiError, ConnectionFailed, entry_error
+from jitney_client.http_api import EARLY_S, Fields, HttpApi, backoff_s, new_key
 from jitney_client.inputs import Input
 from jitney_client.progress import Bar
 from jitney_client.views import JobView, MapResult
@@ -31,14 +31,14 @@ class Chunk:
     def is_done(self) -> bool:
         return not self._unsent
 
-    async def send(self, calls: Calls) -> tuple[list[tuple[int, Fields | ApiError]], ApiError | None]:
+    async def send(self, api: HttpApi) -> tuple[list[tuple[int, Fields | ApiError]], ApiError | None]:
         """Send the jobs once. Return for each index that is done its job or error, and an error that is temporary.
 
         Raises an error of the whole request.
         """
         done: list[tuple[int, Fields | ApiError]] = []
         temporary: ApiError | None = None
-        for place, entry in enumerate(await calls.submit_lines(self.lines, self.key)):
+        for place, entry in enumerate(await api.submit_lines(self.lines, self.key)):
             if place not in self._unsent:
                 continue
             error = None if "id" in entry else entry_error(entry["error"])
@@ -61,9 +61,9 @@ class Sender:
     Raises that refusal once `retry_s` seconds have passed without progress and nothing is in flight.
     """
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, api: HttpApi) -> None:
         self.chunks: deque[Chunk] = deque()
-        self.retry_at, self._calls = 0.0, calls
+        self.retry_at, self._api = 0.0, api
         self._refusals, self._refused_since = 0, 0.0
         self.max_jobs = MAX_CHUNK_JOBS  # of a chunk; less once the service has named its limit
 
@@ -73,7 +73,7 @@ class Sender:
         done: list[tuple[int, Fields | ApiError]] = []
         temporary: ApiError | ConnectionFailed | None
         try:
-            done, temporary = await chunk.send(self._calls)
+            done, temporary = await chunk.send(self._api)
         except ApiError as error:
             if error.status == 413 and len(chunk.lines) > 1:
                 if error.code == "too_many_jobs":
@@ -106,17 +106,17 @@ class Sender:
         if not self._refusals:
             self._refused_since = now
         self._refusals += 1
-        if not in_flight and now - self._refused_since > self._calls.retry_s:
+        if not in_flight and now - self._refused_since > self._api.retry_s:
             raise error
         self.retry_at = now + backoff_s(error, self._refusals)
 
 
 async def submit_many(
-    calls: Calls, inputs: Iterable[Input] | AsyncIterable[Input], encode: Encoder
+    api: HttpApi, inputs: Iterable[Input] | AsyncIterable[Input], encode: Encoder
 ) -> list[Fields | Exception]:
     """Submit all inputs; return for each its job, or why it was refused."""
     results: dict[int, Fields | Exception] = {}
-    sender, source = Sender(calls), _Source(inputs, encode)
+    sender, source = Sender(api), _Source(inputs, encode)
     while sender.chunks or not source.is_exhausted:
         if not sender.chunks:
             chunk, wrong = await source.next_chunk(sender.max_jobs)
@@ -124,7 +124,7 @@ async def submit_many(
             if chunk is None:
                 continue
             sender.chunks.append(chunk)
-        await calls.transport.sleep(max(0.0, sender.retry_at - monotonic()))
+        await api.transport.sleep(max(0.0, sender.retry_at - monotonic()))
         results |= await sender.send_next(in_flight=0)
     return [results[index] for index in range(source.taken)]
 
@@ -168,12 +168,12 @@ class MapRun:
     """One call of `map`: at most `concurrency` jobs are in flight."""
 
     def __init__(
-        self, calls: Calls, inputs: Iterable[Input] | AsyncIterable[Input], encode: Encoder, concurrency: int
+        self, api: HttpApi, inputs: Iterable[Input] | AsyncIterable[Input], encode: Encoder, concurrency: int
     ) -> None:
         if concurrency < 1:
             raise ValueError("concurrency must be 1 or more")
-        self._calls, self._concurrency = calls, concurrency
-        self._source, self._sender = _Source(inputs, encode), Sender(calls)
+        self._api, self._concurrency = api, concurrency
+        self._source, self._sender = _Source(inputs, encode), Sender(api)
         self._chunk_jobs = max(1, min(MAX_CHUNK_JOBS, concurrency // 4))
         self._in_flight: dict[str, int] = {}  # job id → index
         self._held = 0  # results that wait for an earlier one
@@ -196,7 +196,7 @@ class MapRun:
             if self._in_flight:
                 found += await self._collect()
             elif self._sender.chunks:
-                await self._calls.transport.sleep(max(0.0, self._sender.retry_at - monotonic()))
+                await self._api.transport.sleep(max(0.0, self._sender.retry_at - monotonic()))
             elif self._source.is_exhausted and not found:
                 return
             for result in found:
@@ -228,7 +228,7 @@ class MapRun:
     async def _collect(self) -> list[MapResult]:
         """Wait until a part of the jobs in flight are final, and return the results of those that are."""
         began, ids = monotonic(), [*self._in_flight]
-        entries = await self._calls.query(ids, POLL_S, min_final=max(1, len(ids) // 4))
+        entries = await self._api.query(ids, POLL_S, min_final=max(1, len(ids) // 4))
         results: list[MapResult] = []
         for job_id, entry in zip(ids, entries, strict=False):
             index = self._in_flight.pop(job_id)
@@ -240,12 +240,12 @@ class MapRun:
                 self._in_flight[job_id] = index  # behind those that were not asked for
                 continue
             if entry.get("output_url"):
-                job = JobView(await self._calls.with_output(entry))
+                job = JobView(await self._api.with_output(entry))
             results.append(MapResult(index, job.output, job.failure, job))
         if results:
             self._sender.progress()
         elif monotonic() - began < EARLY_S:
-            await self._calls.transport.sleep(EARLY_S)
+            await self._api.transport.sleep(EARLY_S)
         return results
 
 

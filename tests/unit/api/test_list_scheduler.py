@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from api.gateway import list_pacer
-from api.gateway.list_pacer import ListPacer, Turn
+from api.gateway import list_scheduler
+from api.gateway.list_scheduler import ListScheduler, Turn
 from tests.support.waiting import pass_time
 
 pytestmark = pytest.mark.anyio
@@ -35,13 +35,13 @@ async def test_the_cpu_time_of_a_list_is_measured_without_that_of_others() -> No
             burn(0.01)
             await pass_time(0)
 
-    page, _ = await asyncio.gather(ListPacer().run(read), other())
+    page, _ = await asyncio.gather(ListScheduler().run(read), other())
     assert page == "page"
     assert 0.008 <= turns[0].cpu_s < 0.02
 
 
 async def test_lists_in_a_loop_wait_and_a_lone_one_does_not() -> None:
-    pacer, used_s = ListPacer(), 0.004
+    scheduler, used_s = ListScheduler(), 0.004
 
     async def read(_: Turn) -> float:
         burn(used_s)
@@ -49,27 +49,27 @@ async def test_lists_in_a_loop_wait_and_a_lone_one_does_not() -> None:
 
     clock = asyncio.get_running_loop().time
     asked = clock()
-    began = [await pacer.run(read) for _ in range(4)]
+    began = [await scheduler.run(read) for _ in range(4)]
     assert began[0] - asked < 0.05
     gaps = [later - earlier for earlier, later in itertools.pairwise(began)]
-    due_s = min(list_pacer.MAX_WAIT_S, (used_s + list_pacer.REQUEST_S) / list_pacer.SHARE)
-    assert 0.9 * (3 * due_s - list_pacer.BURST_S) <= sum(gaps) < 3 * (list_pacer.MAX_WAIT_S + 2)
+    due_s = min(list_scheduler.MAX_WAIT_S, (used_s + list_scheduler.REQUEST_S) / list_scheduler.SHARE)
+    assert 0.9 * (3 * due_s - list_scheduler.BURST_S) <= sum(gaps) < 3 * (list_scheduler.MAX_WAIT_S + 2)
 
 
 async def test_an_idle_gateway_gives_a_list_more_time() -> None:
-    pacer, looks = ListPacer(), list[bool]()
+    scheduler, looks = ListScheduler(), list[bool]()
 
     async def read(turn: Turn) -> None:
-        burn(2 * list_pacer.BUDGET_S)
+        burn(2 * list_scheduler.BUDGET_S)
         looks.append(turn.is_over())
 
-    await pacer.run(read)
-    await pacer.run(read)
+    await scheduler.run(read)
+    await scheduler.run(read)
     assert looks == [False, True]
 
 
 async def test_an_error_and_a_cancellation_pass_through_and_end_the_turn() -> None:
-    pacer, begun = ListPacer(), asyncio.Event()
+    scheduler, begun = ListScheduler(), asyncio.Event()
 
     async def fail(_: Turn) -> None:
         await pass_time(0)
@@ -83,10 +83,10 @@ async def test_an_error_and_a_cancellation_pass_through_and_end_the_turn() -> No
         return "page"
 
     with pytest.raises(ValueError, match="no page"):
-        await pacer.run(fail)
-    task = asyncio.create_task(pacer.run(hang))
+        await scheduler.run(fail)
+    task = asyncio.create_task(scheduler.run(hang))
     await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert await pacer.run(read) == "page"
+    assert await scheduler.run(read) == "page"

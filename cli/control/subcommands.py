@@ -1,11 +1,11 @@
-"""What these verbs share: the parser of a verb with its subcommands, filters as options, and pages of a list."""
+"""Parses and runs the subcommands of a verb: their parser, filters as options, and pages of a list."""
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from cli.arguments import int_between
-from cli.gateway_calls import GatewayClient, add_url, describe_environment, run_on_gateway
+from cli.gateway_client import GatewayClient, add_url, describe_environment, run_on_gateway
 
 MAX_PAGE: Final = 100
 Action = Callable[[GatewayClient, argparse.Namespace], int]

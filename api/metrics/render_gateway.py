@@ -1,6 +1,6 @@
-"""Renders the Prometheus metrics of this gateway, which `/metrics/process` returns.
+"""Renders the Prometheus metrics of one gateway, all processes of its port together, for `/metrics/process`.
 
-They are sums over the processes that share a port. Scrape every gateway, and add them up.
+They are sums over these processes. Scrape every gateway, and add them up.
 """
 
 import platform

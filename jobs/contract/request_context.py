@@ -1,6 +1,7 @@
-"""The request that a job comes from: the id that its caller gave it, and its place in a trace (W3C Trace Context).
+"""The context of the request that a job comes from: the id that the caller gave it, and its place in a trace.
 
-Both are kept on the job only if a caller gave them, so that other jobs cost nothing more.
+The place is what the header `traceparent` of W3C Trace Context has. Both are kept on the job only if a caller gave
+them, so that other jobs cost nothing more.
 """
 
 import re
@@ -11,15 +12,15 @@ from typing import Final, NamedTuple
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-class Origin(NamedTuple):
+class RequestContext(NamedTuple):
     """`request_id` and `traceparent` as they came, each empty if there was none."""
 
     request_id: str = ""
     traceparent: str = ""
 
 
-# The origin of the jobs that the current task submits.
-ORIGIN: Final[ContextVar[Origin | None]] = ContextVar("origin", default=None)
+# Of the jobs that the current task submits.
+REQUEST_CONTEXT: Final[ContextVar[RequestContext | None]] = ContextVar("request_context", default=None)
 
 
 def read_traceparent(header: str) -> str:
