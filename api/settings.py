@@ -54,8 +54,7 @@ class GatewaySettings(AddressPolicySettings):
     predict_wait_s: float = Field(30, gt=0, description="maximum time POST /predict waits for its job")
     disconnect_cancels: bool = Field(
         default=True,
-        description="cancel jobs of /predict, /v2/…/infer and gRPC without an idempotency key "
-        "when their caller disconnects",
+        description="cancel jobs of /predict, /v2/…/infer and gRPC without Idempotency-Key when the caller disconnects",
     )
     header_timeout_s: float = Field(10, gt=0, description="maximum time to receive the head of a request")
     body_timeout_s: float = Field(30, gt=0, description="maximum time to receive the body of a request")
