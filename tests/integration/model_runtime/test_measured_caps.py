@@ -12,7 +12,7 @@ from model_runtime.repository.repository import ModelFolder, list_models
 from tests.support import models
 
 CLOSE = 1.05
-SIZES = (1, 2, 4, 8, 16, 32, 64)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 class Sweep(NamedTuple):

@@ -16,7 +16,9 @@ def batch(*contexts: RequestContext | None, splits: int = 0) -> Any:
     items = [
         SimpleNamespace(job=SimpleNamespace(id=str(at), request_context=context)) for at, context in enumerate(contexts)
     ]
-    return SimpleNamespace(items=items, batches=[(len(items), 1.5)], splits=splits, work=8, padding=8 - len(items))
+    return SimpleNamespace(
+        items=items, size=len(items), batches=[(len(items), 1.5)], splits=splits, work=8, padding=8 - len(items)
+    )
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
