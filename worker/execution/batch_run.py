@@ -86,7 +86,7 @@ class BatchRun:
         return completed
 
     def _run(self, items: Sequence[WorkItem], size: int, *, known_bad: bool = False) -> list[CompletedItem | RunOutput]:
-        """Run some items of `size` rows. `known_bad`: together they fail for certain: they are bisected without a run."""
+        """Run items of `size` rows. `known_bad`: together they fail for certain, so they are bisected without a run."""
         fault: Fault = "input"
         if not known_bad or size == 1:
             completed = self._run_once(items, size)
