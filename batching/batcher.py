@@ -127,27 +127,25 @@ class Batcher(Generic[T]):
         return "aged" if waiting[0][2] + limits.max_wait_s <= now else None
 
     def _close(self, group: Hashable, reason: Reason) -> Batch[T]:
-        waiting, free, cost_left = self._groups[group], self._cap(group), self.limits.max_cost
+        waiting, cap, cost_left = self._groups[group], self._cap(group), self.limits.max_cost
         items: list[T] = []
         if self.limits.run_overhead is not None and len(waiting) > 1:
-            return Batch(group, self._take_neighbours(group, free, self.limits.run_overhead), reason)
+            return Batch(group, self._take_neighbours(group, cap, self.limits.run_overhead), reason)
+        free = cap
         while waiting and free:
-            item, cost, since, rows = waiting[0]
-            taken = min(rows, free)
-            if taken * cost > cost_left:
-                taken = max(int(cost_left / cost), 0 if items else 1)
-                if not taken:
+            item, cost, since, rows = waiting.popleft()
+            if rows > free or rows * cost > cost_left:
+                fitting = min(free, int(cost_left / cost) if rows * cost > cost_left else rows)
+                if fitting <= 0 and items:
+                    waiting.appendleft((item, cost, since, rows))
                     break
-            if taken == rows or self._cut is None:
-                waiting.popleft()
-            else:
-                item, rest = self._cut(item, taken)
-                waiting[0] = (rest, cost, since, rows - taken)
+                if (fitting := max(1, fitting)) < rows and self._cut is not None:
+                    item, rest = self._cut(item, fitting)
+                    waiting.appendleft((rest, cost, since, rows - fitting))
+                    rows = fitting
             items.append(item)
-            free, cost_left = free - taken, cost_left - taken * cost
-            self._rows[group] -= taken
-            if cost_left < 0:
-                break
+            free, cost_left = free - rows, cost_left - rows * cost
+        self._rows[group] -= cap - free
         if not waiting:
             del self._groups[group], self._rows[group]
         return Batch(group, items, reason)

@@ -44,7 +44,7 @@ def router(gateway: Gateway) -> APIRouter:
             log_change_of_other(http, job.tenant, "canceled job %s", job_id)
             return json_response(job_view(job))
         await erase_job(gateway.store, gateway.check_job_id(job_id), tenant)
-        log_change(http, "erased the data of job %s", job_id)
+        log_change(http, "purged job %s", job_id)
         return json_response({"purged": job_id})
 
     @routes.post(predict.PATH, tags=["jobs"], summary="Classify an image and wait for the result")

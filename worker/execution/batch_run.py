@@ -6,7 +6,8 @@ Also postprocesses outputs: small ones of built-in tasks at once, others later a
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from operator import attrgetter
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -19,8 +20,10 @@ from model_runtime.model import Model
 from worker.crash_recovery.in_flight_journal import InFlightJournal
 from worker.execution import outcomes
 from worker.execution.inline_runs import InlineRunPolicy
-from worker.execution.pending_items import CompletedItem, WorkItem
+from worker.execution.pending_items import SIZE, CompletedItem, WorkItem
 from worker.execution.row_joiner import RowJoiner
+
+_IS_STACKED: Final = attrgetter("is_stacked")
 
 
 class DeviceLost(Exception):
@@ -63,7 +66,7 @@ class BatchRun:
     """
 
     def __init__(self, run_context: RunContext, group: Hashable, items: Sequence[WorkItem]) -> None:
-        self.items, self.size = items, _size_of(items)
+        self.items, self.size = items, sum(map(SIZE, items))
         self.stop: Stop | None = None
         self.cpu_s = 0.0  # of the thread that ran it
         self.batches: list[tuple[int, float]] = []  # size and time in ms of each that succeeded
@@ -79,27 +82,27 @@ class BatchRun:
         If it raises DeviceLost, the items stay in the in-flight journal.
         """
         began = time.thread_time()
-        completed = self._run(self.items)
+        completed = self._run(self.items, self.size)
         self._journal.clear()
         self.cpu_s = time.thread_time() - began
         return completed
 
-    def _run(self, items: Sequence[WorkItem], *, known_bad: bool = False) -> list[CompletedItem | RunOutput]:
-        """Run some items. `known_bad`: together they fail for certain, so they are bisected without a run."""
+    def _run(self, items: Sequence[WorkItem], size: int, *, known_bad: bool = False) -> list[CompletedItem | RunOutput]:
+        """Run items of `size` rows. `known_bad`: together they fail for certain, so they are bisected without a run."""
         fault: Fault = "input"
-        size = _size_of(items)
         if not known_bad or size == 1:
             completed = self._run_once(items, size)
             if isinstance(completed, list):
                 return completed
             fault = completed
         self.splits += 1
-        left, right = _cut(items, size // 2)
-        first = self._run(left)
+        middle = size // 2
+        left, right = _cut(items, middle)
+        first = self._run(left, middle)
         # If the first half succeeded, the fault is in the other half, and all of it would only fail again. After
         # an out-of-memory error each half may succeed.
         succeeded = all(isinstance(end, RunOutput) or end.outcome.state == State.SUCCEEDED for end in first)
-        return first + self._run(right, known_bad=succeeded and fault == "input")
+        return first + self._run(right, size - middle, known_bad=succeeded and fault == "input")
 
     def _run_once(self, items: Sequence[WorkItem], size: int) -> list[CompletedItem | RunOutput] | Fault:
         """Run items together; returns their results, or a fault that bisection may attribute to one item."""
@@ -243,12 +246,8 @@ class BatchRun:
         return fault
 
 
-def _size_of(items: Sequence[WorkItem]) -> int:
-    return sum([item.size for item in items])
-
-
 def _has_blocks(items: Sequence[WorkItem]) -> bool:
-    return any(item.is_stacked for item in items)
+    return True in map(_IS_STACKED, items)
 
 
 def _cut(items: Sequence[WorkItem], size: int) -> tuple[list[WorkItem], list[WorkItem]]:

@@ -220,8 +220,8 @@ class PendingItems:
             for item in batch.items:
                 key = item.key
                 running[key, item.job.attempt] = item
-                self._slots_ahead -= item.size
                 del ahead[key]
+            self._slots_ahead -= sum(map(SIZE, batch.items))
             self._item_left.set()
         return batch
 
