@@ -264,7 +264,8 @@ def test_a15_raw_bytes_of_a_wrong_length_are_refused(whole: Service) -> None:
     said = send_and_read(
         whole_port(whole), post("/v2/models/double/infer", "Content-Length: 2", "Connection: close", body=b"{}")
     )
-    assert said.status == 404  # the doors of that protocol are yet to come
+    assert said.status == 400
+    assert said.data.endswith(b'{"error":"field \\"inputs\\" must be a list of 1 to 1000 tensors"}')
 
 
 def whole_port(whole: Service) -> int:

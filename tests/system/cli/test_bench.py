@@ -47,7 +47,7 @@ def test_bench_measures_a_service_and_the_raw_model(service: Service, capsys: py
         assert 1 <= one["mean_batch"] <= one["concurrency"] + 0.01
         assert one["ratio_raw_best"] == pytest.approx(one["throughput"] / found["raw"]["raw_best"])
         assert 0 < one["stages_ms"]["infer"] < one["stages_ms"]["latency"]
-        assert one["cpu_us"].keys() == {"gateway", "worker", "queue", "all"}
+        assert one["cpu_us"].keys() == {"gateway", "worker", "redis", "all"}
         assert min(one["cpu_us"].values()) > 0
     assert any("closed loop" in line for line in found["method"])
 
@@ -81,7 +81,7 @@ def test_the_table_shows_every_mode_and_load_with_its_stages_and_cpu_time(
     assert heads == [["mode", "in", "flight"], ["mode", "jobs", "due"]]
     for table in tables[3:5]:
         assert [line.split()[:2] for line in table[2:]] == [["poll", "2"], ["poll", "30/s"]]
-    assert tables[4][1].split() == ["mode", "load", "gateway", "worker", "queue", "all"]
+    assert tables[4][1].split() == ["mode", "load", "gateway", "worker", "redis", "all"]
 
 
 def test_refusals_of_a_full_service_are_counted_separately(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ FLUSH = {"JITNEY_METRICS_FLUSH_S": "0.2"}
 GOOD, BEYOND = 3, 9  # a row of the model `pick`, and one that makes its run fail
 BROKEN_PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
 CHANGING = re.compile(  # values of one moment, which differ between two scrapes
-    r"jitney_(cpu_seconds|memory_bytes|loop_delay|server_memory|oldest_waiting|output_bytes|processes|running_jobs)"
+    r"jitney_(cpu_seconds|memory_bytes|event_loop_delay|server_memory|oldest_waiting|output_bytes|processes|running_jobs)"
 )
 TEMPLATES = (
     (r"/v1/jobs", "/v1/jobs"),
