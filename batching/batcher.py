@@ -7,7 +7,7 @@ Rules, in order:
    is full or when its oldest item has waited `max_wait_s`.
 4. A batch holds at most `max_items` items, or `cap_of(group)` if lower, and at most `max_cost` cost. An item that
    costs more than `max_cost` runs alone.
-5. An item of several rows counts as so many items. If a batch has room for a part of it, it is cut there.
+5. Each row of an item counts. If a batch has room for a part of the rows, the item is cut there.
 6. With a `run_overhead` the items of a group differ in length, their cost, and are padded: a batch holds its oldest
    item and its neighbours in length (length_grouping.py).
 """

@@ -101,7 +101,7 @@ class Call:
             raise refusal
 
     def hold_requests(self, count: int) -> None:
-        """Count so many requests in progress, at least 1. Raises OverLimit if there is no room."""
+        """Count this number of requests in progress, at least 1. Raises OverLimit if there is no room."""
         self._requests.resize(max(1, count))
 
     def wait_limit_s(self) -> float:

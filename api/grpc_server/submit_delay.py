@@ -8,7 +8,7 @@ import asyncio
 from typing import Final
 
 DIVISOR: Final = 2  # a group is complete with the calls in progress divided by this,
-MAX_CALLS: Final = 16  # or with so many
+MAX_CALLS: Final = 16  # or with this number of calls
 LIMIT_S: Final = 0.002  # after which an incomplete group is submitted
 
 

@@ -78,7 +78,7 @@ def trailer(error: Any, name: str) -> str:
 
 
 async def claim(worker: Worker, count: int = 1, model: str = "m") -> list[ClaimedJob]:
-    """Claim so many jobs."""
+    """Claim this number of jobs."""
     jobs: list[ClaimedJob] = []
 
     async def claimed() -> bool:
@@ -90,7 +90,7 @@ async def claim(worker: Worker, count: int = 1, model: str = "m") -> list[Claime
 
 
 async def double(worker: Worker, count: int = 1) -> list[ClaimedJob]:
-    """Answer so many jobs with twice their values."""
+    """Answer this number of jobs with twice their values."""
     jobs = await claim(worker, count)
     await worker.store.finish("w1", [doubled(job) for job in jobs])
     return jobs

@@ -307,7 +307,7 @@ class JobQuery(RequestBody):
     wait: Annotated[int, Field(ge=0)] = 0
     """Seconds to wait for the ends of the jobs. Longer waits are cut."""
     min_final: Annotated[int, Field(ge=1)] | None = None
-    """Answer once so many of the jobs are final, without waiting for the others. Absent: all of them."""
+    """Return once this number of the jobs is final, without waiting for the others. Absent: all of them."""
 
     example: ClassVar[dict[str, Any]] = {"ids": [JOB_ID], "wait": 10, "min_final": 1}
 

@@ -223,10 +223,10 @@ async function purgeQueue({ model, version, lane, waiting }) {
 async function pauseWorker({ id, host }) {
   if (!await confirm(`Pause the worker ${id}?`, { text: `It is on ${host}. It finishes what it has, and claims nothing until it is resumed.`, verb: "Pause" })) return;
   await post(`/v1/workers/${encodeURIComponent(id)}/pause`);
-  say(`The worker ${id} is told to pause.`);
+  say(`The worker ${id} pauses with its next heartbeat.`);
 }
 
 async function resumeWorker({ id }) {
   await post(`/v1/workers/${encodeURIComponent(id)}/resume`);
-  say(`The worker ${id} is told to resume.`);
+  say(`The worker ${id} resumes with its next heartbeat.`);
 }

@@ -178,14 +178,14 @@ _HEAD = b"".join(
 
 
 def _begin_messages(connection: socket.socket, count: int, size: int) -> None:
-    """Begin so many calls, each with the first bytes of a message."""
+    """Begin this number of calls, each with the first bytes of a message."""
     start = b"\x00" + struct.pack(">I", size) + bytes(1000)
     calls = [_frame(_HEADERS, 4, 2 * at + 1, _HEAD) + _frame(_DATA, 0, 2 * at + 1, start) for at in range(count)]
     connection.sendall(_PREFACE + _frame(_SETTINGS, 0, 0, b"") + b"".join(calls))
 
 
 def _read_ends(connection: socket.socket, count: int) -> list[bytes]:
-    """Return the last header blocks of so many calls."""
+    """Return the last header blocks of this number of calls."""
     data, ends = b"", list[bytes]()
     while len(ends) < count:
         data += connection.recv(65536) or pytest.fail(f"the connection ended after {ends}")
