@@ -20,8 +20,7 @@ from jobs.store.job_store import READ_BATCH, JobStore
 from jobs.store.merged_lists import Listed, MergedLists
 from jobs.store.record_pages import PAGE_BYTES, Position
 
-MAX_SCANNED: Final = 5000  # records that one page reads, whether or not they match
-MAX_WORDS_SCANNED: Final = 20_000  # members whose words are looked at, without their records
+MAX_SCANNED: Final = 5000  # ids that one page looks at, whether or not they match
 MAX_TIMERS: Final = 20_000  # timers among which one page looks for running jobs
 TIMERS_BATCH: Final = 100  # timers per script
 MAX_RETRIES: Final = 1000  # jobs waiting for a retry that one page looks at, the first to run
@@ -114,13 +113,12 @@ async def search_jobs(
     """
     lists = await open_lists(store, query, scope, after)
     jobs, seen = list[Job](), set[str]()
-    size_bytes = scanned = read = 0
+    size_bytes = scanned = 0
     count = min(READ_BATCH, max(limit, MIN_READ))
-    while read < MAX_SCANNED and scanned < MAX_WORDS_SCANNED:
+    while scanned < MAX_SCANNED:
         found = await lists.take(count)
         wanted = [each for each in found if not each.words or query.matches_words(each.words)]
         matching = await _read_matching(store, query, wanted)
-        read += len(wanted)
         for listed in found:
             scanned, after = scanned + 1, listed.position
             if (job := matching.get(after.id)) is not None and job.id not in seen:
