@@ -6,10 +6,11 @@ SHARE of the time, but never longer than MAX_WAIT_S. Lists that come now and the
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
+Clock = Callable[[], float]  # returns seconds
 
 SHARE: Final = 0.03  # of the time of the event loop
 REQUEST_S: Final = 0.002  # CPU time of a request besides its list
@@ -24,21 +25,22 @@ PAGE_S: Final = 0.05  # the same in real time
 class Turn:
     """A list that runs: the CPU time that it has used, and whether its page should end."""
 
-    def __init__(self, budget_s: float) -> None:
-        self._budget_s, self._ends_at = budget_s, time.monotonic() + PAGE_S
+    def __init__(self, budget_s: float, clock: Clock = time.monotonic, cpu_clock: Clock = time.thread_time) -> None:
+        self._clock, self._cpu_clock = clock, cpu_clock
+        self._budget_s, self._ends_at = budget_s, clock() + PAGE_S
         self.cpu_s = 0.0
         self._resumed_at: float | None = None  # CPU time of the thread
 
     def is_over(self) -> bool:
-        used_s = self.cpu_s + (0.0 if self._resumed_at is None else time.thread_time() - self._resumed_at)
-        return used_s > self._budget_s or time.monotonic() > self._ends_at
+        used_s = self.cpu_s + (0.0 if self._resumed_at is None else self._cpu_clock() - self._resumed_at)
+        return used_s > self._budget_s or self._clock() > self._ends_at
 
     def resume(self) -> None:
-        self._resumed_at = time.thread_time()
+        self._resumed_at = self._cpu_clock()
 
     def suspend(self) -> None:
         if self._resumed_at is not None:
-            self.cpu_s += time.thread_time() - self._resumed_at
+            self.cpu_s += self._cpu_clock() - self._resumed_at
         self._resumed_at = None
 
 
@@ -72,20 +74,26 @@ class _Metered(Generic[T]):
 class ListScheduler:
     """Gives turns to lists, in the order of their arrival."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        clock: Clock = time.monotonic,
+        cpu_clock: Clock = time.thread_time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._clock, self._cpu_clock, self._sleep = clock, cpu_clock, sleep
         self._lock = asyncio.Lock()
-        self._free_at = 0.0  # when the share is kept again, on the clock of the event loop
+        self._free_at = 0.0  # when the share is kept again
 
     async def run(self, read: Callable[[Turn], Coroutine[Any, Any, T]]) -> T:
         """Wait for a turn, and return the result of a list."""
-        clock = asyncio.get_running_loop().time
         async with self._lock:
-            if (wait_s := self._free_at - clock()) > 0:
-                await asyncio.sleep(wait_s)
-            began = clock()
-            turn = Turn(IDLE_BUDGET_S if began - self._free_at > IDLE_S else BUDGET_S)
+            if (wait_s := self._free_at - self._clock()) > 0:
+                await self._sleep(wait_s)
+            began = self._clock()
+            budget_s = IDLE_BUDGET_S if began - self._free_at > IDLE_S else BUDGET_S
+            turn = Turn(budget_s, self._clock, self._cpu_clock)
             try:
                 return await _Metered(read(turn), turn)
             finally:
                 due = max(self._free_at, began - BURST_S) + (turn.cpu_s + REQUEST_S) / SHARE
-                self._free_at = min(due, clock() + MAX_WAIT_S)
+                self._free_at = min(due, self._clock() + MAX_WAIT_S)

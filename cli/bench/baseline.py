@@ -35,14 +35,14 @@ _GUEST: Final = 8  # guest times, which are already included in user
 
 
 class RawBaseline:
-    """A model with preprocessed inputs, at batch size 1 and at its largest batch.
+    """A model with preprocessed inputs, at batch size 1 and at `max_batch`, the service's largest batch.
 
     `usual_share`: of the inputs that have the most frequent shape, which batches are made of.
     """
 
-    def __init__(self, model: Model, inputs: Inputs) -> None:
+    def __init__(self, model: Model, inputs: Inputs, max_batch: int) -> None:
         self.card = model.card()
-        self.threads = model.spec.threads
+        self.spec = model.spec
         self._model = model
         self._prepare = [_preprocessor(model, inputs.kind, body) for body in inputs.bodies]
         prepared = [prepare() for prepare in self._prepare]
@@ -50,7 +50,7 @@ class RawBaseline:
         usual = max(groups, key=groups.count)
         self.usual_share = groups.count(usual) / len(groups)
         items = itertools.cycle(row for row, group in zip(prepared, groups, strict=True) if group == usual)
-        sizes = sorted({1, model.max_batch})
+        sizes = sorted({1, max_batch})
         self._batches: dict[int, Any] = {size: stack_items([next(items) for _ in range(size)]) for size in sizes}
 
     def measure(self, seconds: float) -> RawRound:
@@ -74,10 +74,12 @@ def open_raw_baseline(models_dir: Path, target: Target, inputs: Inputs) -> RawBa
             raise CannotMeasure(listed.reason)
         if listed.version != target.version:
             raise CannotMeasure(f"{listed.path} has version {listed.version}, the service runs {target.version}")
-        side = RawBaseline(load_model(listed, hardware_from_environment()), inputs)
+        side = RawBaseline(load_model(listed, hardware_from_environment()), inputs, target.card["max_batch"])
     except (ModelError, JitneyError, RunFailed) as error:
         raise CannotMeasure(str(error)) from error
-    for key in ("inputs", "outputs", "max_batch", "provider"):
+    # Two measurements of a cap differ on the same machine: only a configured one tells models apart.
+    configured = ("max_batch",) if side.spec.max_batch else ()
+    for key in ("inputs", "outputs", "provider", *configured):
         if side.card[key] != target.card[key]:
             raise CannotMeasure(f"{listed.path}: {key} is {side.card[key]}, the service's model has {target.card[key]}")
     return side

@@ -105,7 +105,7 @@ def describe_method(session: BenchSession) -> list[str]:
     """Describe how the figures were measured, a line each."""
     plan, machine = session.plan, describe_machine()
     versions = " ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    threads = (session.raw_side.threads if session.raw_side else 0) or f"all {machine['cpus']}"
+    threads = (session.raw_side.spec.threads if session.raw_side else 0) or f"all {machine['cpus']}"
     share = plan.seconds / (len(session.raws[0].rates) + 1) if session.raws else 0
     usual = f"{session.raw_side.usual_share:.0%}" if session.raw_side else ""
     facts = {"usual": usual, "plan": plan, "closed": closed_loop, "open": open_loop, "threads": threads, "share": share}

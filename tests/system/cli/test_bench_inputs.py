@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from cli.bench.baseline import open_raw_baseline
 from cli.bench.command import main
 from cli.bench.errors import CannotMeasure
 from cli.bench.load import service_cpu
 from cli.bench.load.connection import Address
 from cli.bench.load.inputs import MAX_INPUTS, gather_inputs
-from cli.bench.load.target import Target
+from cli.bench.load.target import Target, find_target
 from tests.support.model_files import graphs, tabular, text
 from tests.support.service import Service
 
@@ -104,6 +105,16 @@ def test_the_examples_of_the_model_are_used(
     own = tmp_path / "own.json"
     own.write_text('{"row": [1, "male", 1]}')
     assert measure(service, models_dir, capsys, "fares", "--input", str(own))["inputs"]["count"] == 1
+
+
+@pytest.mark.parametrize("measured", [3, 512])
+def test_a_cap_that_the_service_measured_differently_is_no_other_model(
+    service: Service, models_dir: Path, measured: int
+) -> None:
+    target = find_target(Address.of(service.url), "colors")
+    differs = target._replace(card={**target.card, "max_batch": measured})
+    side = open_raw_baseline(models_dir, differs, gather_inputs(differs, []))
+    assert sorted(side.measure(0.1).rates) == [1, measured]
 
 
 def test_an_input_that_the_model_refuses_is_named_by_its_line(

@@ -216,5 +216,5 @@ async def test_checking_a_key_costs_the_queue_no_command(
         for _ in range(200):
             assert caller.get(f"/v1/jobs/{job_id}").status_code == 200
         assert client.info("commandstats")["cmdstat_hmget"]["calls"] >= 200
-        assert client.info("commandstats").get("cmdstat_hgetall", {"calls": 0})["calls"] < 20  # the loops' own looks
+        assert client.info("commandstats").get("cmdstat_hgetall", {"calls": 0})["calls"] < 100  # the loops' own looks
     await worker.connection.aclose()
