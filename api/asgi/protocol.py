@@ -327,7 +327,7 @@ class GatewayProtocol(HttpToolsProtocol):
         return self._unread_bytes() + self.transport.get_write_buffer_size()
 
     def _unread_bytes(self) -> int:
-        return len(self._held) + (len(self.cycle.body) if self.cycle is not None else 0)
+        return len(self._held) + (self.cycle.body_bytes if self.cycle is not None else 0)
 
     def _count(self) -> None:
         self.table.count(self, self.buffered_bytes())
@@ -385,7 +385,7 @@ class GatewayProtocol(HttpToolsProtocol):
         """Stop reading and close after `LINGER_S`. Closing at once, with unread bytes, could lose the response."""
         self._is_finished, self._held = True, b""
         if self.cycle is not None:
-            self.cycle.body = b""
+            self.cycle.drop_body()
         self.flow.pause_reading()
         self.transport.write_eof()
         self.table.mark_closing(self)

@@ -25,6 +25,7 @@ from api.asgi.request_observer import HUNG_UP, RequestObserver
 log = logging.getLogger("uvicorn.error")
 
 WHOLE_RESPONSE: Final = "jitney.answer"
+SMALL_PART_BYTES: Final = 8 << 10
 
 
 class SingleWriteTransport:
@@ -88,7 +89,7 @@ class SingleWriteCycle(RequestResponseCycle):
     # The state of a new cycle, as uvicorn's constructor sets it; class attributes cost nothing per request.
     access_log = disconnected = response_started = response_complete = False
     more_body = True
-    body: bytes | bytearray = b""  # type: ignore[assignment] # what `receive` has not returned yet
+    body_bytes = 0  # of the body that `receive` has not returned yet
     task: asyncio.Task[None]  # runs `run_asgi`
     chunked_encoding = None
     expected_content_length = 0
@@ -116,6 +117,7 @@ class SingleWriteCycle(RequestResponseCycle):
         self._on_response, self._observer, self._began = on_response, observer, time.monotonic()
         self.waiting_for_100_continue, self.keep_alive = expects_100_continue, keep_alive
         self._tasks = server_state.tasks
+        self._parts: list[bytes | bytearray] = []  # of the body that `receive` has not returned yet
         self._is_head = scope["method"] == "HEAD"
         if self._is_head:
             scope["method"] = "GET"
@@ -172,23 +174,29 @@ class SingleWriteCycle(RequestResponseCycle):
 
     def add_body(self, body: bytes) -> int:
         """Add a part of the body for `receive`; return the bytes that wait there."""
-        if not self.body:
-            self.body = body
-        else:
-            if isinstance(self.body, bytes):
-                self.body = bytearray(self.body)
-            self.body += body
+        parts = self._parts
+        if not parts or len(body) >= SMALL_PART_BYTES:
+            parts.append(body)
+        else:  # small parts would take more memory than their bytes
+            if type(parts[-1]) is not bytearray:
+                parts.append(bytearray())
+            parts[-1] += body
+        self.body_bytes += len(body)
         if self.arrival is not None:
             self.arrival.set()
-        return len(self.body)
+        return self.body_bytes
+
+    def drop_body(self) -> bytes:
+        """Return the part of the body that waits for `receive`, and keep none of it."""
+        parts, self._parts, self.body_bytes = self._parts, [], 0
+        return parts[0] if len(parts) == 1 and type(parts[0]) is bytes else b"".join(parts)
 
     def take_body(self) -> bytes | None:
         """Return the whole body, or None if it has not arrived or `receive` must be used."""
         if self.more_body or self._is_read or self.disconnected or self.waiting_for_100_continue:
             return None
         self._is_read = True
-        body, self.body = self.body, b""
-        return bytes(body)
+        return self.drop_body()
 
     async def receive(self) -> Any:
         body = self.take_body()
@@ -198,7 +206,7 @@ class SingleWriteCycle(RequestResponseCycle):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.waiting_for_100_continue = False
         while not (
-            self.disconnected or self.response_complete or self.body or (not self.more_body and not self._is_read)
+            self.disconnected or self.response_complete or self._parts or (not self.more_body and not self._is_read)
         ):
             self.flow.resume_reading()
             self.message_event.clear()
@@ -206,8 +214,7 @@ class SingleWriteCycle(RequestResponseCycle):
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
         self._is_read = not self.more_body
-        part, self.body = self.body, b""
-        return {"type": "http.request", "body": bytes(part), "more_body": self.more_body}
+        return {"type": "http.request", "body": self.drop_body(), "more_body": self.more_body}
 
     async def send(self, message: Any) -> None:
         if message["type"] != WHOLE_RESPONSE or self.response_started:

@@ -15,6 +15,7 @@ from api.auth.authentication import Authenticator
 from api.gateway import maintenance
 from api.gateway.event_streams import EventStreams
 from api.gateway.job_waiters import JobWaiters
+from api.gateway.known_requests import KnownRequests
 from api.gateway.list_scheduler import ListScheduler
 from api.gateway.memory_watermark import MemoryWatermark
 from api.gateway.output_streams import PIECES_HELD, OutputStreams
@@ -72,6 +73,7 @@ class Gateway:
         self.access_control = AccessControl(self.callers, store.tenants, store.settings.tenant_window_s)
         self.catalog = ModelCatalog(store.connection, settings.default_model)
         self._create_budgets(settings)
+        self.known_requests = KnownRequests(store.settings.shards)
         self.waiting, self.submits = JobWaiters(store), SubmitCoalescer(store)
         self.events = EventStreams(store, self.id, settings.sse_keepalive_s, settings.max_streams, self.outputs)
         self.retry_after, self.watermark = RetryAfterEstimator(), MemoryWatermark(settings.memory_watermark)

@@ -13,7 +13,9 @@ from api.grpc_server import messages
 from api.grpc_server.calls import Access, Call, Calls
 from api.grpc_server.generated import open_inference_pb2 as pb
 from api.open_inference import metadata, repository
-from api.open_inference.inference import InferRequest, InferResponse, PendingInference
+from api.open_inference.inference import InferRequest, InferResponse, PendingInference, longest_wait_ms, to_job
+from api.open_inference.model_tensors import model_tensors_of
+from api.submission.submit import admit_single
 from jobs.contract.errors import Refused
 
 _Method = Callable[[Gateway, Any, Caller], Awaitable[Message]]
@@ -56,8 +58,12 @@ async def run(gateway: Gateway, call: Call, request: InferRequest, share: Budget
     deadline_us = call.deadline_us()
     if deadline_us is not None:
         request = request._replace(parameters=_cut_timeout(request.parameters, deadline_us))
-    pending = PendingInference(gateway, call.tenant, request, share, key=key, wait_s=call.wait_limit_s())
-    del request  # its tensors
+    card, wait_s = gateway.catalog.find(request.model, request.version), call.wait_limit_s()
+    model_tensors = model_tensors_of(card)
+    job_request = to_job(model_tensors, request, longest_wait_ms(gateway, card, key, wait_s))
+    job = admit_single(gateway, call.tenant, job_request, key)
+    pending = PendingInference(gateway, job, model_tensors, request, share, wait_s=wait_s)
+    del request, job_request, job  # the tensors
     try:
         return await pending.response(call.request.evict)
     except asyncio.CancelledError:

@@ -5,7 +5,8 @@ follow it, in the order of the tensors that have the parameter `binary_data_size
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from math import prod
 from typing import Any, Final, NamedTuple
 
@@ -36,58 +37,58 @@ _NOT_SUPPORTED: Final = ("shared_memory_region", "shared_memory_byte_size", "sha
 class ParsedRequest(NamedTuple):
     """A request and its job, and which outputs the caller takes as raw bytes: by name, and those without a name.
 
-    The request is without its inputs.
+    The request is without its inputs. `raw_bytes`: the size of the job's raw input, which is not part of it; None: the
+    input is part of it.
     """
 
     request: InferRequest
     job_request: JobRequest
     binary_outputs: Mapping[str, bool]
     binary_by_default: bool
+    raw_bytes: int | None = None
 
 
 class _Template(NamedTuple):
-    """What the JSON of a request says, for requests with the same JSON and other tensors. `size`: of the tensors."""
+    """What the JSON of a request says, for requests with the same JSON and other tensors."""
 
     read: ParsedRequest
     version: str
-    size: int
+    most_ms: float
 
 
 _templates: Final[dict[bytes, _Template]] = {}  # by the JSON
 
 
-def read_request(http: Request, body: bytes, card: ModelCard, version: str) -> ParsedRequest:
+def read_request(
+    http: Request, body: bytes, card: ModelCard, version: str, most_ms: float = math.inf
+) -> tuple[ParsedRequest, bytes | None]:
     """Read the body of an inference request for a model, and check it against the model's card. Raises Refused.
 
-    Clients send the same JSON again and again, so what it says is kept.
+    Return also the raw input, if the request is without it. Clients send the same JSON again and again, so what it says
+    is kept: it is the same object then. `most_ms`: the longest time until the deadline of its job.
     """
     length = _header_length(http, len(body))
     header = body[:length] if length and length <= MAX_KEPT_BYTES else b""
     template = _templates.get(header) if header else None
-    if template is not None and template.read.job_request.card is card and template.version == version:
+    if template is not None and template.version == version and template.most_ms == most_ms:
         read = template.read
-        if len(body) - len(header) == template.size:
-            job = read.job_request
-            job = JobRequest(*job[:3], body[length:], *job[4:])  # type: ignore[arg-type]  # faster than `_replace`
-            return read._replace(job_request=job)
+        if read.job_request.card is card and len(body) - len(header) == read.raw_bytes:
+            return read, body[length:]
     request, binary_outputs, by_default = _read(body, length, card, version)
     model_tensors = model_tensors_of(card)
-    job_request = to_job(model_tensors, request)
-    read = ParsedRequest(request._replace(inputs=()), job_request, binary_outputs, by_default)
-    if header and model_tensors.kind == "raw" and job_request.raw is not None:
-        _keep(header, read, request.inputs, version)
-    return read
-
-
-def _keep(header: bytes, read: ParsedRequest, inputs: Sequence[InferInput], version: str) -> None:
-    """Keep what a request's JSON says, if its tensor is raw bytes whose values need no check."""
-    (tensor,) = inputs
-    if isinstance(tensor.data, list) or tensor.datatype == "BOOL":
-        return
-    if len(_templates) >= MAX_KEPT:
-        _templates.clear()
-    without_values = read._replace(job_request=read.job_request._replace(raw=b""))
-    _templates[header] = _Template(without_values, version, len(tensor.data))
+    job_request = to_job(model_tensors, request, most_ms)
+    raw = job_request.raw if model_tensors.kind == "raw" else None
+    if raw is None:
+        return ParsedRequest(request._replace(inputs=()), job_request, binary_outputs, by_default), None
+    without = job_request._replace(raw=None)
+    read = ParsedRequest(request._replace(inputs=()), without, binary_outputs, by_default, len(raw))
+    (tensor,) = request.inputs
+    # Values in JSON, and those that must be checked, are read each time.
+    if header and not isinstance(tensor.data, list) and tensor.datatype != "BOOL":
+        if len(_templates) >= MAX_KEPT:
+            _templates.clear()
+        _templates[header] = _Template(read, version, most_ms)
+    return read, raw
 
 
 def _read(

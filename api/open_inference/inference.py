@@ -18,16 +18,17 @@ import pybase64
 
 from api.asgi.tenant_budgets import BudgetShare
 from api.gateway.gateway import Gateway
-from api.open_inference.model_tensors import ANSWER, ModelTensors, ServedTensor, model_tensors_of
+from api.open_inference.model_tensors import ANSWER, ModelTensors, ServedTensor
 from api.submission.single_submit import SingleSubmit
 from jobs.contract import tensors
 from jobs.contract.errors import JitneyError, Refused, StoreUnavailable
 from jobs.contract.input_fields import read_text
-from jobs.contract.job import Job
+from jobs.contract.job import Job, Submission
 from jobs.contract.job_request import JobRequest
 from jobs.contract.json_reader import MAX_VALUES, describe_value
 from jobs.contract.lifecycle import State
 from jobs.contract.tensors import TEXTS, Tensor
+from jobs.models.catalog import ModelCard
 
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 _BASE64: Final = {"encoding": "base64"}  # outputs as exact bytes
@@ -88,14 +89,6 @@ class InferResponse(NamedTuple):
     outputs: list[OutputTensor]
 
 
-def to_job_request(gateway: Gateway, request: InferRequest) -> JobRequest:
-    """Check a request against the model that it names, and return its job. Raises JitneyError.
-
-    Nothing is allocated by the sizes that the request claims before they are compared with the bytes that it has.
-    """
-    return to_job(model_tensors_of(gateway.catalog.find(request.model, request.version)), request)
-
-
 class PendingInference:
     """A request whose job is submitted. `await response()` once; `cancel()` when the caller has gone."""
 
@@ -104,31 +97,21 @@ class PendingInference:
     def __init__(
         self,
         gateway: Gateway,
-        tenant: str,
+        job: Submission,
+        model_tensors: ModelTensors,
         request: InferRequest,
         share: BudgetShare,
         *,
-        key: str = "",
         wait_s: float,
-        job_request: JobRequest | None = None,
     ) -> None:
-        """Submit the job. Without a key it has at most `wait_s` seconds, as nobody could get its result later.
+        """Submit the job of a request. Raises JitneyError.
 
-        Raises JitneyError. `share`: that of the body in `gateway.bodies`; it is released with the result of the submit,
-        or by the caller if this raises. `key`: an idempotency key. The inputs are not kept. `job_request`: what
-        `to_job_request` returns for the request, if it is known.
+        `share`: that of the body in `gateway.bodies`; it is released with the result of the submit, or by the caller if
+        this raises. The inputs are not kept.
         """
-        job_request = job_request or to_job_request(gateway, request)
-        model_tensors = model_tensors_of(job_request.card or {})
-        if not key:
-            most_ms = min(
-                wait_s * 1000, model_tensors.card.get("deadline_ms") or math.inf, gateway.settings.max_deadline_ms
-            )
-            asked_ms = job_request.deadline_ms or math.inf
-            job_request = job_request._replace(deadline_ms=max(1, int(min(asked_ms, most_ms))))
-        self._gateway, self._tenant, self._model_tensors, self._wait_s = gateway, tenant, model_tensors, wait_s
-        self._id, self._outputs, self._is_keyed = request.id, request.outputs, bool(key)
-        self._submit = SingleSubmit(gateway, tenant, job_request, key, wait_s=wait_s, share=share)
+        self._gateway, self._tenant, self._model_tensors, self._wait_s = gateway, job.tenant, model_tensors, wait_s
+        self._id, self._outputs, self._is_keyed = request.id, request.outputs, bool(job.idempotency_key)
+        self._submit = SingleSubmit(gateway, job, wait_s=wait_s, share=share)
 
     def end(self) -> None:
         """End the wait early, because the caller has gone: `response` then cancels the job, and raises."""
@@ -163,6 +146,16 @@ class PendingInference:
         return InferResponse(job.model, job.version, self._id, found)
 
 
+def longest_wait_ms(gateway: Gateway, card: ModelCard, key: str, wait_s: float) -> float:
+    """Return the longest time until the deadline of a job that is waited for.
+
+    Nobody could get the result of a job without an idempotency key after the wait.
+    """
+    if key:
+        return math.inf
+    return min(wait_s * 1000, card.get("deadline_ms") or math.inf, gateway.settings.max_deadline_ms)
+
+
 def read_outputs(job: Job, model_tensors: ModelTensors) -> list[OutputTensor]:
     """Return the outputs of a final job, which has its output. Raises JitneyError if it failed."""
     if job.state != State.SUCCEEDED or job.output is None:
@@ -184,14 +177,19 @@ def read_outputs(job: Job, model_tensors: ModelTensors) -> list[OutputTensor]:
     ]
 
 
-def to_job(model_tensors: ModelTensors, request: InferRequest) -> JobRequest:
-    """Return the job of a request for a model with these tensors, otherwise as `to_job_request`."""
+def to_job(model_tensors: ModelTensors, request: InferRequest, most_ms: float = math.inf) -> JobRequest:
+    """Check a request against the tensors of its model, and return its job. Raises JitneyError.
+
+    `most_ms`: the longest time until its deadline. Nothing is allocated by the sizes that the request claims before
+    they are compared with the bytes that it has.
+    """
     if len(request.id) > MAX_ID_CHARS:
         raise Refused("invalid_request", f"id may have at most {MAX_ID_CHARS} characters", limit=MAX_ID_CHARS)
     inputs = _by_name(model_tensors, request.inputs)
     rows = _count_rows(model_tensors, inputs)
     _check_outputs(model_tensors, request.outputs)
-    lane, deadline_ms = _read_parameters(request.parameters)
+    lane, asked_ms = _read_parameters(request.parameters)
+    deadline_ms = None if asked_ms is None and most_ms == math.inf else max(1, int(min(asked_ms or math.inf, most_ms)))
     job_request = JobRequest(
         model=model_tensors.card["name"],
         parameters=_BASE64 if model_tensors.gives_tensors else _NONE,

@@ -18,9 +18,9 @@ from api.gateway.job_responses import Response, job_response, output_response, s
 from api.routes import infer
 from api.routes.list_queries import choose_tenant
 from api.submission import multi_job
-from api.submission.parsing import body_limit_bytes, read_job_request
+from api.submission.parsing import OCTET_STREAM, body_limit_bytes, read_job_request, read_raw_request
 from api.submission.single_submit import SingleSubmit
-from api.submission.submit import Submitted, submit_many
+from api.submission.submit import Submitted, admit_single, submit_many
 from jobs.contract.errors import JitneyError, Refused
 from jobs.contract.job import Job
 from jobs.contract.job_view import job_view
@@ -124,8 +124,10 @@ async def _submit_body(
     try:
         body = await request.body(receive, share, body_limit_bytes(request, settings.max_body_bytes))
         if not multi_job.is_many(request, body):
-            job_request = await read_job_request(request, body)
-            return SingleSubmit(gateway, request.tenant, job_request, key, wait_s=wait_s, share=share)
+            raw = body if request.content_type == OCTET_STREAM else None
+            job_request = await read_job_request(request, body) if raw is None else read_raw_request(request, body)
+            job = admit_single(gateway, request.tenant, job_request, key, raw)
+            return SingleSubmit(gateway, job, wait_s=wait_s, share=share)
         job_requests = multi_job.read_job_requests(request, body, settings.max_jobs_per_request)
         awaited = gateway.awaited.hold(request.tenant, request.evict)
         if wait_s:

@@ -11,7 +11,9 @@ from api.asgi.single_write import call_on_disconnect
 from api.gateway.gateway import Gateway
 from api.open_inference import http_messages
 from api.open_inference.http_messages import ParsedRequest
-from api.open_inference.inference import PendingInference
+from api.open_inference.inference import PendingInference, longest_wait_ms
+from api.open_inference.model_tensors import model_tensors_of
+from api.submission.submit import admit_single
 from jobs.contract.errors import Refused
 from jobs.contract.job_request import JobRequest
 
@@ -72,15 +74,15 @@ async def _submit(
         body = await http.body(receive, share, settings.max_body_bytes)
         http.query()
         card = gateway.catalog.find(target.model, target.version)
-        read = http_messages.read_request(http, body, card, target.version)
-        job_request, wait_s = read.job_request, settings.max_wait_s
-        pending = PendingInference(
-            gateway, http.tenant, read.request, share, key=key, wait_s=wait_s, job_request=job_request
-        )
+        wait_s = settings.max_wait_s
+        most_ms = longest_wait_ms(gateway, card, key, wait_s)
+        read, raw = http_messages.read_request(http, body, card, target.version, most_ms)
+        job = admit_single(gateway, http.tenant, read.job_request, key, raw)
+        pending = PendingInference(gateway, job, model_tensors_of(card), read.request, share, wait_s=wait_s)
     except BaseException:
         share.release()
         raise
-    return pending, read._replace(job_request=_NONE)
+    return pending, read if raw is not None else read._replace(job_request=_NONE)
 
 
 @cache_short(64)

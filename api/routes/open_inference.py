@@ -13,6 +13,7 @@ from api.gateway.gateway import Gateway
 from api.open_inference import http_messages, metadata, repository
 from api.routes.infer import MODELS, PREFIX
 from api.submission.single_submit import SingleSubmit
+from api.submission.submit import admit_single
 from jobs.contract.errors import Refused
 from jobs.contract.job_view import job_view
 from jobs.contract.json_reader import read_object
@@ -169,8 +170,10 @@ async def _submit_job(gateway: Gateway, http: Request, receive: Receive, name: s
     try:
         body = await http.body(receive, share, settings.max_body_bytes)
         http.query()
-        read = http_messages.read_request(http, body, gateway.catalog.find(name, version), version)
-        submit = SingleSubmit(gateway, http.tenant, read.job_request, key, wait_s=0, share=share)
+        read, raw = http_messages.read_request(http, body, gateway.catalog.find(name, version), version)
+        submission = admit_single(gateway, http.tenant, read.job_request, key, raw)
+        submit = SingleSubmit(gateway, submission, wait_s=0, share=share)
+        del body, read, raw, submission  # the inputs
     except BaseException:
         share.release()
         raise

@@ -11,6 +11,7 @@ from api.gateway.gateway import Gateway
 from api.gateway.job_responses import server_timing
 from api.submission.parsing import read_form
 from api.submission.single_submit import SingleSubmit
+from api.submission.submit import admit_single
 from jobs.contract.errors import Refused
 from jobs.contract.job import Job
 from jobs.contract.lifecycle import State
@@ -53,7 +54,8 @@ async def _submit_form(gateway: Gateway, request: Request, receive: Receive) -> 
         body = await request.body(receive, share, settings.max_body_bytes)
         request.query()
         job_request = await read_form(request, body)
-        return SingleSubmit(gateway, request.tenant, job_request, key, wait_s=settings.predict_wait_s, share=share)
+        job = admit_single(gateway, request.tenant, job_request, key)
+        return SingleSubmit(gateway, job, wait_s=settings.predict_wait_s, share=share)
     except BaseException:
         share.release()
         raise

@@ -10,7 +10,6 @@ from api.gateway.submit_coalescer import SubmitResult
 from api.submission.submit import (
     Submitted,
     accepted_job,
-    admit_job,
     lost_job_error,
     to_submitted,
     unwrap,
@@ -18,8 +17,6 @@ from api.submission.submit import (
 )
 from jobs.contract.errors import JitneyError, StoreUnavailable
 from jobs.contract.job import Accepted, Job, Submission
-from jobs.contract.job_request import JobRequest
-from jobs.store.admission import check_idempotency_key
 
 
 class SingleSubmit:
@@ -39,19 +36,14 @@ class SingleSubmit:
         "id",
     )
 
-    def __init__(
-        self, gateway: Gateway, tenant: str, job_request: JobRequest, key: str, *, wait_s: float, share: BudgetShare
-    ) -> None:
+    def __init__(self, gateway: Gateway, job: Submission, *, wait_s: float, share: BudgetShare) -> None:
         """Submit a job, and wait up to `wait_s` seconds for its end once it is accepted; 0: do not wait.
 
         The share of the budget of bodies is released with the result of the submit, or by the caller if this raises
         JitneyError.
         """
-        if key:
-            check_idempotency_key(key)
-        job = admit_job(gateway, tenant, job_request, key)
         refusal = gateway.refusal(job.model, job.lane)
-        if refusal is not None and not key:
+        if refusal is not None and not job.idempotency_key:
             raise refusal
         self._gateway, self._wait_s, self._share, self.id = gateway, wait_s, share, job.id
         self._job: Submission | None = job

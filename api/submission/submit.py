@@ -135,6 +135,27 @@ def admit_job(gateway: Gateway, tenant: str, job_request: JobRequest, key: str) 
     )
 
 
+def admit_single(
+    gateway: Gateway, tenant: str, job_request: JobRequest, key: str, raw: bytes | None = None
+) -> Submission:
+    """Return the submission for a request with one job; raises Refused.
+
+    `raw`: the input, where `job_request` has none. Callers repeat the rest of such requests, so what it was admitted as
+    is kept (api/gateway/known_requests.py).
+    """
+    if key:
+        check_idempotency_key(key)
+    if raw is None:
+        return admit_job(gateway, tenant, job_request, key)
+    card = job_request.card or gateway.catalog.find(job_request.model, job_request.version)
+    job = None if key else gateway.known_requests.admit(card, tenant, job_request, raw)
+    if job is None:
+        job = admit_job(gateway, tenant, job_request._replace(raw=raw, card=card), key)
+        if not key:
+            gateway.known_requests.keep(card, tenant, job_request, job)
+    return job
+
+
 def _try_admit(
     gateway: Gateway, tenant: str, job_request: JobRequest | JitneyError, key: str
 ) -> Submission | JitneyError:

@@ -15,13 +15,21 @@ import hiredis
 Arg = str | bytes | int | float
 # A connected socket, and an object that must be kept alive as long as the socket.
 OpenedSocket = tuple[asyncio.Transport, object]
-Command = Sequence[Arg] | bytes  # its arguments, or packed already
+
+
+class Pieces(tuple[bytes, ...]):
+    """A packed command in pieces. They are sent without being joined, so that a large argument is not copied."""
+
+    __slots__ = ()
+
+
+Command = Sequence[Arg] | bytes | Pieces  # its arguments, or packed already
 pack: Callable[[tuple[Arg, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment] # the stub is too narrow
 
 CHECKS_PER_TIMEOUT: Final = 4
 SECOND_CHECK_S: Final = 0.02
 FEW_ARGS: Final = 14  # a submit of one job
-SMALL_BYTES: Final = 32 << 10
+SMALL_BYTES: Final = 32 << 10  # of what is joined to one write
 
 
 def pack_large(args: Sequence[Arg]) -> bytes:
@@ -32,11 +40,22 @@ def pack_large(args: Sequence[Arg]) -> bytes:
     last = args[-1]
     if len(args) <= FEW_ARGS and isinstance(last, bytes) and len(last) <= SMALL_BYTES:
         return pack(tuple(args))
+    return b"".join(_pack_pieces(args))
+
+
+def pack_set(key: str, value: bytes, *options: str | int) -> Pieces:
+    """Pack a SET of a large value."""
+    before, after = _pack_pieces(("SET", key)), _pack_pieces(options)
+    count, first, last = b"*%d\r\n" % (3 + len(options)), b"".join(before[1:]), b"".join(after[1:])
+    return Pieces((b"%b%b$%d\r\n" % (count, first, len(value)), value, b"\r\n" + last))
+
+
+def _pack_pieces(args: Sequence[Arg]) -> list[bytes]:
     parts = [b"*%d\r\n" % len(args)]
     for arg in args:
         text = arg if isinstance(arg, bytes) else str(arg).encode()
         parts += (b"$%d\r\n" % len(text), text, b"\r\n")
-    return b"".join(parts)
+    return parts
 
 
 class _Sent:
@@ -101,7 +120,11 @@ class RedisConnection(asyncio.Protocol):
         """Send commands that have no reply but pushes: subscriptions."""
         if not self._outgoing and not at_once:
             self._loop.call_soon(self._write)
-        self._outgoing += [command if isinstance(command, bytes) else pack(tuple(command)) for command in commands]
+        for command in commands:
+            if isinstance(command, Pieces):
+                self._outgoing += command
+            else:
+                self._outgoing.append(command if isinstance(command, bytes) else pack(tuple(command)))
         if at_once:
             self._write()
 
@@ -155,8 +178,14 @@ class RedisConnection(asyncio.Protocol):
 
     def _write(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
-        if outgoing and not self._transport.is_closing():
-            self._transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
+        if not outgoing or self._transport.is_closing():
+            return
+        if len(outgoing) == 1:
+            self._transport.write(outgoing[0])
+        elif max(map(len, outgoing)) < SMALL_BYTES:
+            self._transport.write(b"".join(outgoing))
+        else:
+            self._transport.writelines(outgoing)
 
     def _check(self) -> None:
         """Fail a connection that is silent for too long; a half-open connection is never closed by the system.

@@ -1,7 +1,7 @@
 """Encodes submissions and outcomes for the Lua scripts; decodes job records, claims, handoffs, notifications."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -25,6 +25,9 @@ OWN_KEY_BYTES: Final = 32 << 10  # inputs of this size and above have a key of t
 MAX_MESSAGE_CHARS: Final = 4096  # of an error message; a custom task may raise any text
 _NONE: Final = "-"  # stands for a missing word
 _NO_JSON: Final = b"{}"
+# The parameters of most jobs that have any. They are a suffix of the word `kind`, which costs less than facts.
+_BASE64: Final = b'{"encoding":"base64"}'
+_BASE64_SUFFIX: Final = "+base64"
 _NO_FACTS: Final[Mapping[str, bytes]] = MappingProxyType({})
 _RECORD_VERSION: Final = int(RECORD_VERSION)
 _V: Final = f"{RECORD_VERSION} ".encode()
@@ -34,7 +37,7 @@ MAX_TIME_US: Final = 1 << 52  # the year 2112: later times are invalid
 
 
 class JobHead(NamedTuple):
-    """The words of a record that never change."""
+    """The words of a record that never change. `kind`: see `read_kind`."""
 
     v: str
     input_bytes: int
@@ -54,6 +57,12 @@ def read_head(head: bytes) -> JobHead:
     return JobHead(v, int(size), _parse_us(deadline), _parse_us(created), kind, model, version, lane, tenant)
 
 
+def read_kind(word: str) -> tuple[str, bytes]:
+    """Return the kind of a job's input, and its parameters unless its facts have some."""
+    kind, suffix, _ = word.partition(_BASE64_SUFFIX)
+    return kind, _BASE64 if suffix else _NO_JSON
+
+
 def read_facts(facts: bytes | None) -> Mapping[str, bytes]:
     """Decode the field `facts` of a record: only what differs from the default. Raises ValueError."""
     if not facts:
@@ -68,35 +77,55 @@ def read_input_facts(values: Sequence[bytes | None]) -> tuple[str, bytes, int]:
     """Return kind, parameters and rows of a job's input, from the values of LISTED_FIELDS. Raises ValueError."""
     _, head, facts, *_ = values
     found = read_facts(facts)
-    return read_head(head or b"").kind, found.get("parameters", _NO_JSON), int(found.get("rows", 0))
+    kind, parameters = read_kind(read_head(head or b"").kind)
+    return kind, found.get("parameters", parameters), int(found.get("rows", 0))
 
 
 class SubmissionEncoder:
-    """Encodes submissions for `submit.lua`: all but the input in one MessagePack argument."""
+    """Encodes submissions for `submit.lua`, each as its id, its description in MessagePack, and its input."""
 
     def __init__(self) -> None:
         self._pack: Callable[[object], bytes] = msgpack.Packer(use_bin_type=False).pack
 
-    def submission(self, job: Submission, quota: str, is_logged: bool) -> tuple[bytes, bytes]:
-        """Return a submission's packed description and its input, which is empty if it has a key of its own.
+    def submissions(
+        self, jobs: Sequence[Submission], quota_of: Callable[[str], str], listened: Collection[str]
+    ) -> list[str | bytes]:
+        """Return the arguments of submissions. The input is empty if it has a key of its own.
 
-        `quota`: its tenant's; `is_logged`: a client listens to its tenant's events.
+        `quota_of`: the quota of a tenant; `listened`: tenants with a client that listens to their events. The jobs of a
+        call have mostly the same description: it is sent once.
         """
+        args: list[str | bytes] = []
+        last: tuple[object, ...] = ()
+        for job in jobs:
+            quota, is_logged = quota_of(job.tenant), job.tenant in listened
+            size = len(job.input)
+            own_key_bytes, body = (size, b"") if size >= OWN_KEY_BYTES else (0, job.input)
+            # All but the id and the input: also the key, the digest and the webhook, which differ from job to job.
+            shared = (*job[1:4], *job[5:], own_key_bytes, quota, is_logged)
+            if shared == last:
+                args += (job.id, b"", body)
+                continue
+            last = shared
+            args += (job.id, self._description(job, own_key_bytes, quota, is_logged=is_logged), body)
+        return args
+
+    def _description(self, job: Submission, own_key_bytes: int, quota: str, *, is_logged: bool) -> bytes:
         route = f"{job.model} {job.version} {job.lane} {job.tenant}"
-        size = len(job.input)
-        own_key_bytes, body = (size, b"") if size >= OWN_KEY_BYTES else (0, job.input)
-        head = (job.id, route, job.kind, job.deadline_ms, _RECORD_VERSION, own_key_bytes)
+        kind = job.kind + _BASE64_SUFFIX if job.parameters == _BASE64 else job.kind
+        common = (route, kind, job.deadline_ms, _RECORD_VERSION, own_key_bytes)
         facts = self._facts(job, quota, is_logged=is_logged)
         if not (facts or job.idempotency_key or job.webhook or quota):
-            return self._pack(head), body
-        return self._pack((*head, facts, job.idempotency_key, job.digest, job.webhook, quota)), body
+            return self._pack(common)
+        return self._pack((*common, facts, job.idempotency_key, job.digest, job.webhook, quota))
 
     def _facts(self, job: Submission, quota: str, is_logged: bool) -> bytes:
-        is_plain = job.parameters == _NO_JSON == job.metadata and not (job.rows or job.bulk or quota or is_logged)
+        has_parameters = job.parameters not in (_NO_JSON, _BASE64)
+        is_plain = not (has_parameters or job.rows or job.bulk or quota or is_logged) and job.metadata == _NO_JSON
         if is_plain and job.request_context is None:
             return b""
         facts: dict[str, bytes | str] = {}
-        if job.parameters != _NO_JSON:
+        if has_parameters:
             facts["parameters"] = job.parameters
         if job.metadata != _NO_JSON:
             facts["metadata"] = job.metadata
@@ -131,7 +160,10 @@ def read_claimed_job(fields: Sequence[Any]) -> ClaimedJob:
     """Decode one job of the reply of `claim.lua`. Raises ValueError."""
     job_id, attempt, words, body, claimed, *more = fields
     _, _, deadline, created, kind, _, _, _, tenant = words.decode().split(" ")
-    parameters, rows, request_context = _read_claimed_facts(more[0]) if more else (_NO_JSON, 0, None)
+    kind, parameters = read_kind(kind)
+    rows, request_context = 0, None
+    if more:
+        parameters, rows, request_context = _read_claimed_facts(more[0], parameters)
     times = (int(created), int(claimed), int(deadline))
     retries = int(more[1]) if len(more) > 1 else 0
     body = body if body is not False else None  # MessagePack has false where a reply has nil
@@ -140,14 +172,14 @@ def read_claimed_job(fields: Sequence[Any]) -> ClaimedJob:
     )
 
 
-def _read_claimed_facts(facts: bytes) -> tuple[bytes, int, RequestContext | None]:
-    """Return a claimed job's parameters, rows and request context.
+def _read_claimed_facts(facts: bytes, parameters: bytes) -> tuple[bytes, int, RequestContext | None]:
+    """Return a claimed job's parameters, by default these, its rows and its request context.
 
     Facts that cannot be read are its parameters, and fail the job so.
     """
     try:
         found = read_facts(facts)
-        return found.get("parameters", _NO_JSON), int(found.get("rows", 0)), read_request_context(found)
+        return found.get("parameters", parameters), int(found.get("rows", 0)), read_request_context(found)
     except ValueError:
         return facts, 0, None
 

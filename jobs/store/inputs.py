@@ -10,7 +10,7 @@ from typing import Final
 from jobs.contract.job import ClaimedJob, Submission
 from jobs.redis_client import keys
 from jobs.redis_client.client import RedisClient
-from jobs.redis_client.pipelined_connection import pack_large
+from jobs.redis_client.pipelined_connection import pack_set
 
 UNSUBMITTED_TTL_MS: Final = 60_000
 
@@ -18,8 +18,8 @@ UNSUBMITTED_TTL_MS: Final = 60_000
 async def write_inputs(connection: RedisClient, jobs: Sequence[Submission]) -> None:
     """Write the inputs of these jobs. Raises StoreFull, StoreUnavailable."""
     # NX: a line of a bulk job may be submitted again, and then its input must not start to expire.
-    commands = [("SET", keys.input_key(job.id), job.input, "NX", "PX", UNSUBMITTED_TTL_MS) for job in jobs]
-    await connection.pipeline([pack_large(command) for command in commands], large=True)
+    commands = [pack_set(keys.input_key(job.id), job.input, "NX", "PX", UNSUBMITTED_TTL_MS) for job in jobs]
+    await connection.pipeline(commands, large=True)
 
 
 async def drop_inputs(connection: RedisClient, job_ids: Sequence[str]) -> None:

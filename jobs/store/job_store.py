@@ -136,9 +136,7 @@ class JobStore:
     ) -> list[Accepted | JitneyError]:
         args: list[Arg] = [waiting_gateway, *self._submit_args]
         args += [cap for lane in LANES for cap in ((0, 0) if lane in closed else caps_of(self.settings, lane))]
-        for job in jobs:
-            quota, is_logged = self.tenants.quota(job.tenant), job.tenant in self.listened
-            args += self._encoder.submission(job, quota, is_logged=is_logged)
+        args += self._encoder.submissions(jobs, self.tenants.quota, self.listened)
         try:
             answers = await self.run("job/submit", root, *args)
         except JitneyError as error:

@@ -15,7 +15,7 @@ from jobs.contract.lifecycle import State
 from jobs.metrics.server_memory import read_server_memory
 from jobs.redis_client import keys
 from jobs.redis_client.client import RedisClient
-from jobs.redis_client.pipelined_connection import pack_large
+from jobs.redis_client.pipelined_connection import pack_set
 from jobs.store import codec
 
 PAUSE_FACTOR: Final = 3  # pause after a chunk, in multiples of the time that it took
@@ -89,7 +89,7 @@ class OutputWriter:
             while is_needed():
                 began = clock()
                 try:
-                    command = pack_large(("SET", key, outcome.chunks[number], "PX", self._ttl_ms))
+                    command = pack_set(key, outcome.chunks[number], "PX", self._ttl_ms)
                     await self._connection.pipeline([command], large=True)
                 except StoreFull:
                     raise

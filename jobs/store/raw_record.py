@@ -21,6 +21,9 @@ def flatten(record: Mapping[bytes, bytes]) -> dict[str, str]:
     flat: dict[str, str] = {}
     if head := texts.pop("head", ""):
         flat |= zip(codec.JobHead._fields, head.split(" "), strict=False)
+        flat["kind"], parameters = codec.read_kind(flat.get("kind", _ABSENT))
+        if parameters != b"{}":
+            flat["parameters"] = parameters.decode()
     if state := texts.pop("state", ""):
         is_final = state.split(" ")[0] in FINAL
         words = state.split(" ") if is_final else state.split(" ", len(OPEN_WORDS) - 1)

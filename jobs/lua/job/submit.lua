@@ -1,11 +1,11 @@
 -- Accept new jobs: enqueue each, or hand it off to a worker with a free slot.
 -- ARGV     gateway that waits for these jobs ('' = none), idempotency_ttl_s, list_limit (ids in a tenant's job list),
 --          list_ttl_s, limits of one model's open jobs: max_jobs (which counts rows) and max_bytes for lane
---          interactive, then for lane bulk; then per job 2 arguments: its description, a MessagePack array, and its
---          input. The description: id, route, kind, deadline_ms, record version, bytes of the input if it has a key of
---          its own, otherwise 0; then, for jobs that have them, each '' if absent: facts (see `common`), idempotency
---          key, digest of the request, webhook, quota ('<rows> <bytes>' that the tenant may have open, and 'claimed' if
---          its running rows are limited, which excludes handoffs)
+--          interactive, then for lane bulk; then per job 3 arguments: id; description, '' = that of the job before; input.
+--          The description, a MessagePack array: route, kind, deadline_ms, record version, bytes of the input if it has
+--          a key of its own, otherwise 0; then, for jobs that have them, each '' if absent: facts (see `common`),
+--          idempotency key, digest of the request, webhook, quota ('<rows> <bytes>' that the tenant may have open, and
+--          'claimed' if its running rows are limited, which excludes handoffs)
 -- returns  per job its created_us, or {result, id, created_us}; result =
 --            | 'new'       the job exists already
 --            | 'replayed'  the idempotency key created this job before; created_us is 0 if its record has expired
@@ -28,6 +28,8 @@ local results = {}
 local totals = {}  -- model, or '@' and a tenant with a quota → rows of its open jobs, bytes, jobs submitted, new jobs
 local routes = {}  -- see route_of
 local timers = {}  -- ms, id, ms, id …
+local known_ids = {}  -- ids whose jobs may exist already; nil if none of this call exists
+local job  -- what the description of a job says; see read_description
 
 -- Return the next sequence number: the time in µs, but always more than the last one, even if the clock goes back.
 local function sequence_after(last)
@@ -93,75 +95,123 @@ local function count_new(sums, size, rows)
   sums.jobs, sums.bytes, sums.new = sums.jobs + rows, sums.bytes + size, sums.new + 1
 end
 
--- Accept the job at a position of ARGV; return its result.
-local function accept(at)
-  local id, words, kind, deadline_ms, v, own_key_bytes, facts, key, digest, webhook, quota = unpack(cmsgpack.unpack(ARGV[at]))
-  local input, job = ARGV[at + 1], job_key(id)
-  if redis.call('EXISTS', job) == 1 then
-    if own_key_bytes > 0 then settle_input(id) end
-    local _, _, _, known_created = parse_head(job_fields(id, 'head')[1])
-    return existing('new', id, known_created or '0')
+-- Write the record of a job; behind the facts, if it has any, may stand more fields and values.
+local function write_record(key, head, state, facts, ...)
+  if facts then return redis.call('HSET', key, 'head', head, 'state', state, 'facts', facts, ...) end
+  redis.call('HSET', key, 'head', head, 'state', state, ...)
+end
+
+-- Return what a description says, with the words of a record that all its jobs share.
+local function read_description(packed)
+  local words, kind, deadline_ms, v, own_key_bytes, facts, key, digest, webhook, quota = unpack(cmsgpack.unpack(packed))
+  if facts == '' then facts = nil end
+  local more, deadline = facts and cmsgpack.unpack(facts) or NO_FACTS, now_ms + deadline_ms
+  return {words = words, tail = ' ' .. kind .. ' ' .. words, deadline_ms = deadline_ms, deadline = deadline,
+    deadline_text = int_text(deadline), v = v, own_key_bytes = own_key_bytes, facts = facts, more = more,
+    rows = rows_of(more), key = key ~= '' and key, digest = digest, webhook = webhook ~= '' and webhook,
+    quota = quota ~= '' and quota}
+end
+
+-- Return the field `head` of a job whose input has this size.
+local function head_of(size, created)
+  if job.size ~= size then
+    job.size, job.start = size, job.v .. ' ' .. size .. ' ' .. job.deadline_text .. ' '
   end
-  if key and key ~= '' then
-    local earlier, is_same = find_by_key(string.match(words, '%S+$'), key, digest)
-    if earlier and not is_same then return {'mismatch', earlier, '0'} end
-    if earlier then
-      local _, _, _, created = parse_head(job_fields(earlier, 'head')[1])
-      return existing('replayed', earlier, created or '0')
-    end
+  return job.start .. created .. job.tail
+end
+
+-- Return the result for an id that exists.
+local function known_result(id)
+  if job.own_key_bytes > 0 then settle_input(id) end
+  local _, _, _, created = parse_head(job_fields(id, 'head')[1])
+  return existing('new', id, created or '0')
+end
+
+-- Return the result for an idempotency key that has been used; nil if it has not.
+local function replayed_result()
+  local earlier, is_same = find_by_key(string.match(job.words, '%S+$'), job.key, job.digest)
+  if not earlier then return nil end
+  if not is_same then return {'mismatch', earlier, '0'} end
+  local _, _, _, created = parse_head(job_fields(earlier, 'head')[1])
+  return existing('replayed', earlier, created or '0')
+end
+
+-- Accept a job, of which `job` is the description; return its result.
+local function accept(id, input)
+  if known_ids then
+    if known_ids[id] or redis.call('EXISTS', job_key(id)) == 1 then return known_result(id) end
+    known_ids[id] = true
   end
-  local route, size = route_of(words), own_key_bytes > 0 and own_key_bytes or #input
-  local sums, more = route.totals, facts and facts ~= '' and cmsgpack.unpack(facts) or NO_FACTS
-  local rows = rows_of(more)
+  local replayed = job.key and replayed_result()
+  if replayed then return replayed end
+  local is_apart, rows = job.own_key_bytes > 0, job.rows
+  local route, size = job.route or route_of(job.words), is_apart and job.own_key_bytes or #input
+  local sums = route.totals
+  job.route = route
   if sums.jobs + rows > route.max_jobs or sums.bytes + size > route.max_bytes then
     return {'full', int_text(sums.jobs), int_text(sums.bytes)}
   end
   local tenant_sums, refusal
-  if quota and quota ~= '' then tenant_sums, refusal = check_quota(route.tenant, quota, size, rows) end
+  if job.quota then tenant_sums, refusal = check_quota(route.tenant, job.quota, size, rows) end
   if refusal then return refusal end
   if route.is_broken then return {'broken', route.lane, route.tenant} end
-  if own_key_bytes > 0 and not keep_input(id) then return {'lost', '0', '0'} end
-  local created, deadline = int_text(sequence), now_ms + deadline_ms
-  local deadline_text = int_text(deadline)
-  local head = v .. ' ' .. size .. ' ' .. deadline_text .. ' ' .. created .. ' ' .. kind .. ' ' .. words
+  if is_apart and not keep_input(id) then return {'lost', '0', '0'} end
+  local created = int_text(sequence)
+  local head = head_of(size, created)
   local is_claimed = not route.is_empty or #route.queued > 0
-    or (quota and string.find(quota, 'claimed', 1, true))
-  local handoff = not is_claimed and handoff_for(route.model, route.version, route.lane, rows)
-  local state = handoff and 'running 1 ' .. handoff.worker .. ' ' .. created .. watcher or NEW_STATE
-  if own_key_bytes > 0 then
-    redis.call('HSET', job, 'head', head, 'state', state)
+    or (job.quota and string.find(job.quota, 'claimed', 1, true))
+  local handoff = not is_claimed and handoff_for(route, rows)
+  local state = handoff and handoff.state .. created .. watcher or NEW_STATE
+  if is_apart then
+    write_record(job_key(id), head, state, job.facts)
   else
-    redis.call('HSET', job, 'head', head, 'state', state, 'body', input)
+    write_record(job_key(id), head, state, job.facts, 'body', input)
   end
-  if more ~= NO_FACTS then
-    redis.call('HSET', job, 'facts', facts)
-    if more.logged then
-      publish_state(id, 'queued', '', true, route.tenant)
-      if handoff then publish_state(id, 'running', '', true, route.tenant) end
-    end
+  if job.more.logged then
+    publish_state(id, 'queued', '', true, route.tenant)
+    if handoff then publish_state(id, 'running', '', true, route.tenant) end
   end
-  if webhook and webhook ~= '' then redis.call('HSET', job, 'webhook', webhook) end
-  if not more.bulk then  -- it is no line of a bulk job
+  if job.webhook then redis.call('HSET', job_key(id), 'webhook', job.webhook) end
+  if not job.more.bulk then  -- it is no line of a bulk job
     route.listed[#route.listed + 1], route.listed[#route.listed + 2] = created, id
     route.is_trimmed = route.is_trimmed or tonumber(string.sub(id, -2), 16) % TRIM_INTERVAL == 0
   end
-  if key and key ~= '' then  -- remembered at least as long as the job may be open
-    remember_key(route.tenant, key, id, digest, math.max(idempotency_ttl_s, math.ceil(deadline_ms / 1000)))
+  if job.key then  -- remembered at least as long as the job may be open
+    local ttl_s = math.max(idempotency_ttl_s, math.ceil(job.deadline_ms / 1000))
+    remember_key(route.tenant, job.key, id, job.digest, ttl_s)
   end
   sequence = sequence + 1
   count_new(sums, size, rows)
   if tenant_sums then count_new(tenant_sums, size, rows) end
-  timers[#timers + 1] = handoff and timer_of(handoff.lease_ends, deadline) or deadline_text
+  timers[#timers + 1] = handoff and timer_of(handoff.lease_ends, job.deadline) or job.deadline_text
   timers[#timers + 1] = id
   if handoff then
-    add_to_handoff(handoff, route.lane, {id, 1, head, own_key_bytes == 0 and input, created, facts}, rows)
+    add_to_handoff(handoff, route.lane, {id, 1, head, not is_apart and input, created, job.facts}, rows)
   else
     route.queued[#route.queued + 1], route.queued[#route.queued + 2] = created, id
   end
   return created
 end
 
-for at = FIRST_JOB, #ARGV, 2 do results[#results + 1] = accept(at) end
+-- Return whether some job of this call may exist already: its record does, or an id appears twice.
+local function has_known_ids()
+  local keys, seen = {}, {}
+  for at = FIRST_JOB, #ARGV, 3 do
+    local id = ARGV[at]
+    if seen[id] then return true end
+    seen[id], keys[#keys + 1] = true, job_key(id)
+  end
+  for at = 1, #keys, 1000 do
+    if redis.call('EXISTS', unpack(keys, at, math.min(at + 999, #keys))) > 0 then return true end
+  end
+  return false
+end
+
+if not has_known_ids() then known_ids = nil end
+for at = FIRST_JOB, #ARGV, 3 do
+  if ARGV[at + 1] ~= '' then job = read_description(ARGV[at + 1]) end
+  results[#results + 1] = accept(ARGV[at], ARGV[at + 2])
+end
 call_in_chunks('ZADD', root .. ':timers', timers)
 write_records_of_many()
 send_handoffs()

@@ -24,7 +24,8 @@ end
 -- `parameters`, `metadata`, `rows` (the number that its input has, which limits count), `bulk` (custom_id of a bulk job's
 -- line), `quota` ('jobs' = it counts among its tenant's open jobs, 'bytes' = so do its outputs), `logged` (a client listens
 -- to all events of its tenant), `request_id` and `traceparent` (jobs/contract/request_context.py).
--- head: v, bytes of the input, deadline in ms, time of its acceptance in µs, kind, and its route: model, version, lane,
+-- head: v, bytes of the input, deadline in ms, time of its acceptance in µs, kind (with '+base64' behind it, the
+-- parameters are {"encoding":"base64"}), and its route: model, version, lane,
 -- tenant.
 -- state: the state's name, attempts, worker that claimed it last ('-' = none, or it was returned to its queue), µs of
 -- the last claim ('-' = none). Then, while it is open, '+' if it counts among its tenant's running jobs, else '-', and

@@ -92,7 +92,7 @@ def taken(draft: JobRequest) -> None:
     """Encode a job request for the queue; decode a tensor job as a worker does."""
     with contextlib.suppress(JitneyError):
         job = admit(draft, CATALOGUE, GUARD, tenant="t", idempotency_key="k", shards=3, max_deadline_ms=1000)
-        WRITER.submission(job, "", is_logged=False)
+        WRITER.submissions([job], lambda _: "", ())
         if job.kind == "tensors":
             assert {name: one.data for name, one in tensors.unpack_tensors(job.input).items()}
 

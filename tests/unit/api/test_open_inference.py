@@ -71,7 +71,8 @@ def read(value: Any, behind: bytes = b"", model: dict[str, Any] = PLAIN, length:
     text = value if isinstance(value, bytes) else orjson.dumps(value)
     if length is None and behind:
         length = str(len(text))
-    return read_request(http(length), text + behind, model, "")
+    found, raw = read_request(http(length), text + behind, model, "")
+    return found if raw is None else found._replace(job_request=found.job_request._replace(raw=raw))
 
 
 def infer(*inputs: dict[str, Any], **fields: Any) -> dict[str, Any]:
@@ -293,7 +294,7 @@ def test_bool_bytes_are_0_or_1() -> None:
 def test_a_kept_request_is_not_mistaken_for_another_model_version_or_size() -> None:
     body = infer(*binary(16))
     assert read(body, VALUES).job_request.version == ""
-    pinned = read_request(http(str(len(orjson.dumps(body)))), orjson.dumps(body) + VALUES, PLAIN, "1")
+    pinned, _ = read_request(http(str(len(orjson.dumps(body)))), orjson.dumps(body) + VALUES, PLAIN, "1")
     assert pinned.job_request.version == "1"
     with pytest.raises(Refused, match="the body has 12"):
         read(body, VALUES[:12])
