@@ -243,7 +243,8 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._drops_body or cycle.response_complete:
             return
         if cycle.add_body(body) > HIGH_WATER_LIMIT:
-            self.flow.pause_reading()
+            if not cycle.gathers_body:
+                self.flow.pause_reading()
             self._count()
 
     def on_message_complete(self) -> None:

@@ -8,10 +8,11 @@ import httptools
 
 from api.asgi.gzip_body import ENCODINGS, GzipReceiver
 from api.asgi.responses import Receive, Scope
-from api.asgi.single_write import WHOLE_RESPONSE, take_body
+from api.asgi.single_write import WHOLE_RESPONSE, gather_body, take_body
 from api.asgi.tenant_budgets import BudgetShare
 from jobs.contract.errors import Refused
 
+MAX_GATHERED_BYTES: Final = 256 << 10  # of a body that the app takes whole, so that its parts do not wake it
 MAX_CACHED_BYTES: Final = 256  # longest header or query whose parsed value is cached, in bytes
 
 Text = TypeVar("Text", str, bytes)
@@ -118,6 +119,12 @@ class Request:
         if size_bytes > limit_bytes:
             raise _too_large(limit_bytes)
         share.expect(size_bytes)
+        if 0 < size_bytes <= MAX_GATHERED_BYTES and decompressed is receive:
+            body = await gather_body(receive)
+            if body is not None:
+                share.keep()
+                share.grow(len(body))
+                return body
         body = await _receive_all(decompressed, share, limit_bytes)
         share.keep()
         return body

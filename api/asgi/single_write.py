@@ -97,6 +97,7 @@ class SingleWriteCycle(RequestResponseCycle):
     is_observed = False  # the request has been counted
     is_answered_early = False  # the response was sent before the request was received
     _is_read = False  # the app has received the whole body
+    gathers_body = False  # the app takes the body whole: it is not woken by parts, and reading is not paused
     arrival: asyncio.Event | None = None
     on_disconnect: Callable[[], None] | None = None  # called if the caller disconnects before the response
 
@@ -182,7 +183,7 @@ class SingleWriteCycle(RequestResponseCycle):
                 parts.append(bytearray())
             parts[-1] += body
         self.body_bytes += len(body)
-        if self.arrival is not None:
+        if self.arrival is not None and not self.gathers_body:
             self.arrival.set()
         return self.body_bytes
 
@@ -197,6 +198,17 @@ class SingleWriteCycle(RequestResponseCycle):
             return None
         self._is_read = True
         return self.drop_body()
+
+    async def gather_body(self) -> bytes | None:
+        """Return the whole body once it has arrived; None if `receive` must be used, also after a disconnect."""
+        if self._is_read or self.waiting_for_100_continue:
+            return None
+        self.gathers_body = True
+        while self.more_body and not (self.disconnected or self.response_complete):
+            self.flow.resume_reading()
+            self.message_event.clear()
+            await self.message_event.wait()
+        return self.take_body()
 
     async def receive(self) -> Any:
         body = self.take_body()
@@ -270,6 +282,12 @@ def take_body(receive: Callable[[], Any]) -> bytes | None:
     """Return the whole body of the request of this `receive`; None if it has not arrived: then call `receive`."""
     cycle = getattr(receive, "__self__", None)
     return cycle.take_body() if isinstance(cycle, SingleWriteCycle) else None
+
+
+async def gather_body(receive: Callable[[], Any]) -> bytes | None:
+    """Return the whole body of the request of this `receive` once it has arrived; None if `receive` must be used."""
+    cycle = getattr(receive, "__self__", None)
+    return await cycle.gather_body() if isinstance(cycle, SingleWriteCycle) else None
 
 
 def call_on_disconnect(receive: Callable[[], Any], callback: Callable[[], None]) -> None:

@@ -39,6 +39,7 @@ class SubmitCoalescer:
     def __init__(self, store: JobStore) -> None:
         self._store = store
         self._open: dict[GroupKey, PendingSubmits] = {}
+        self._sending = set[GroupKey]()
         self._tasks = TaskSupervisor()
 
     def submit(
@@ -51,18 +52,24 @@ class SubmitCoalescer:
         pending = self._open.get(group_key)
         if pending is None:
             pending = self._open[group_key] = PendingSubmits()
-            self._tasks.run(self._submit(pending, group_key))
+            if group_key not in self._sending:
+                self._sending.add(group_key)
+                self._tasks.run(self._send_groups(group_key))
         pending.jobs.append(job)
         pending.on_results.append(on_result)
         pending.size_bytes += size_bytes
         most_bytes = MAX_LARGE_GROUP_BYTES if is_large else MAX_GROUP_BYTES
         if len(pending.jobs) >= MAX_GROUP_JOBS or pending.size_bytes >= most_bytes:
             del self._open[group_key]  # the next job begins another group
+            self._tasks.run(self._submit(pending, group_key))
+
+    async def _send_groups(self, group_key: GroupKey) -> None:
+        """Submit one group after another, until no job is left. As a new task it runs after the events that had arrived."""
+        while (pending := self._open.pop(group_key, None)) is not None:
+            await self._submit(pending, group_key)
+        self._sending.discard(group_key)
 
     async def _submit(self, pending: PendingSubmits, group_key: GroupKey) -> None:
-        """Close the group and submit it. As a new task it runs after the events that had arrived."""
-        if self._open.get(group_key) is pending:
-            del self._open[group_key]
         waiting_gateway, closed, _ = group_key
         try:
             results = await self._store.submit(pending.jobs, waiting_gateway, closed=closed)
