@@ -26,6 +26,7 @@ from model_runtime.profiling.batch_cap import (
     MAX_TINY_BATCH,
     LengthCosts,
     Profile,
+    count_prefetched_batches,
     sizes_up_to,
     zero_batch,
 )
@@ -49,6 +50,7 @@ class Model:
     """A loaded model: one version with its engine and task.
 
     `max_batch`: the configured batch cap, or else the measured one; 1 if the model is not batchable.
+    `prefetched_batches`: how many of its largest batches a worker claims ahead of their runs.
     `has_custom_task`, `runs_custom_code` (a custom task or engine): user code must not run on an event loop.
     `offload`: preprocess in a thread, unless the inputs have together at most `inline_bytes`. `is_journaled_singly`:
     preprocessing is slow, so the in-flight journal gets each item by itself instead of all that are preprocessed
@@ -74,7 +76,7 @@ class Model:
         self.name = folder.name
         self.version = folder.version
         self.spec = folder.spec
-        self.max_batch = profile.cap
+        self.max_batch, self.prefetched_batches = profile.cap, count_prefetched_batches(profile)
         self.buckets = (
             buckets.choose_buckets(engine.provider, profile.cap, folder.spec.buckets) if engine.batchable else ()
         )

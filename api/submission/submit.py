@@ -136,7 +136,7 @@ def admit_job(gateway: Gateway, tenant: str, job_request: JobRequest, key: str) 
 
 
 def admit_single(
-    gateway: Gateway, tenant: str, job_request: JobRequest, key: str, raw: bytes | None = None
+    gateway: Gateway, tenant: str, job_request: JobRequest, key: str, raw: bytes | memoryview | None = None
 ) -> Submission:
     """Return the submission for a request with one job; raises Refused.
 
@@ -150,7 +150,7 @@ def admit_single(
     card = job_request.card or gateway.catalog.find(job_request.model, job_request.version)
     job = None if key else gateway.known_requests.admit(card, tenant, job_request, raw)
     if job is None:
-        job = admit_job(gateway, tenant, job_request._replace(raw=raw, card=card), key)
+        job = admit_job(gateway, tenant, job_request._replace(raw=bytes(raw), card=card), key)
         if not key:
             gateway.known_requests.keep(card, tenant, job_request, job)
     return job

@@ -29,7 +29,7 @@ class Submission(NamedTuple):
     model: str
     version: str
     kind: Kind
-    input: bytes
+    input: bytes | memoryview
     tenant: str = "default"
     lane: Lane = "interactive"
     deadline_ms: int = 86_400_000

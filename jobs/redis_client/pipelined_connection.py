@@ -17,7 +17,7 @@ Arg = str | bytes | int | float
 OpenedSocket = tuple[asyncio.Transport, object]
 
 
-class Pieces(tuple[bytes, ...]):
+class Pieces(tuple[bytes | memoryview, ...]):
     """A packed command in pieces. They are sent without being joined, so that a large argument is not copied."""
 
     __slots__ = ()
@@ -43,7 +43,7 @@ def pack_large(args: Sequence[Arg]) -> bytes:
     return b"".join(_pack_pieces(args))
 
 
-def pack_set(key: str, value: bytes, *options: str | int) -> Pieces:
+def pack_set(key: str, value: bytes | memoryview, *options: str | int) -> Pieces:
     """Pack a SET of a large value."""
     before, after = _pack_pieces(("SET", key)), _pack_pieces(options)
     count, first, last = b"*%d\r\n" % (3 + len(options)), b"".join(before[1:]), b"".join(after[1:])
@@ -81,7 +81,7 @@ class RedisConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()
         self._sent: deque[_Sent] = deque()
-        self._outgoing: list[bytes] = []
+        self._outgoing: list[bytes | memoryview] = []
         self._alive_at = self._loop.time()  # when bytes last moved on the socket
         self._unwritten_bytes = 0
         self._check_due = False

@@ -100,7 +100,7 @@ class SubmissionEncoder:
         for job in jobs:
             quota, is_logged = quota_of(job.tenant), job.tenant in listened
             size = len(job.input)
-            own_key_bytes, body = (size, b"") if size >= OWN_KEY_BYTES else (0, job.input)
+            own_key_bytes, body = (size, b"") if size >= OWN_KEY_BYTES else (0, bytes(job.input))
             # All but the id and the input: also the key, the digest and the webhook, which differ from job to job.
             shared = (*job[1:4], *job[5:], own_key_bytes, quota, is_logged)
             if shared == last:

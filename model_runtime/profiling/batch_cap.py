@@ -19,6 +19,9 @@ MAX_MEASURED_BATCH: Final = 64  # limit of measured caps; an operator may set a 
 # more outside of its run than in it.
 MAX_TINY_BATCH: Final = 512
 MAX_TINY_RUN_S: Final = 0.002
+# A claim costs more than a run of a tiny model. Jobs that are claimed ahead wait this long at most.
+MAX_PREFETCHED_S: Final = 0.004
+MAX_PREFETCHED_BATCHES: Final = 4
 COST_TOLERANCE: Final = 0.95  # a size is good if the lowest cost per row is at least this share of its own
 # Below this run time a larger batch is allowed without a gain, as batches also cost time outside the run
 # (docs/explanation/decisions/batch-caps-and-claims.md).
@@ -55,6 +58,12 @@ class Profile(NamedTuple):
     stored: Sequence[StoredProfile] = ()
     measured: Collection[int] = ()
     cost_ms: Mapping[int, float] = {}
+
+
+def count_prefetched_batches(profile: Profile) -> int:
+    """Return how many of the largest batches a worker claims ahead: more than one where they run at once."""
+    run_ms = profile.run_ms.get(profile.cap)
+    return 1 if run_ms is None else max(1, min(MAX_PREFETCHED_BATCHES, int(MAX_PREFETCHED_S * 1000 / run_ms)))
 
 
 class RunTimes(NamedTuple):

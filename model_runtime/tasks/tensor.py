@@ -73,6 +73,8 @@ class TensorTask(Task):
             read_encoding(parameters, _ENCODINGS)
         if kind == "raw":
             spec = self.inputs[0]
+            if len(data) == rows * self._raw_bytes:
+                return {spec.name: _to_array(spec.datatype, (rows, *spec.shape), data)}
             frame = {spec.name: tensors.Tensor(spec.datatype, (rows, *spec.shape), data)}
         else:
             frame = tensors.unpack_tensors(data)

@@ -190,7 +190,7 @@ class BatchRun:
             is_of_all = isinstance(error, Refused) and error.code == "output_too_large"
             action = "run" if isinstance(error, CollationError) else "postprocess"
             return outcomes.outcome_of_error(self._model, replace(item, row=None) if is_of_all else item, error, action)
-        whole = replace(item, row=None, decode_ms=joiner.decode_ms)
+        whole = item.whole(joiner.decode_ms)
         if self._model.stacks_rows:
             return RunOutput(whole, joiner.outputs, joiner.batch_ms, joiner.infer_ms, joiner.batch_size)
         return self._joined_answers(whole, joiner)

@@ -59,7 +59,8 @@ class ModelRunner:
         """Create a runner. `pending_items`: those of all runners of the worker; the list changes over time."""
         limits = BatchLimits(model.max_batch, model.max_batch_cost, model.max_wait_s, model.run_overhead)
         # For small batches of large images: each decode thread has one image in work and one waiting.
-        ahead = 2 * resources.settings.decode_threads if model.offload else 1
+        of_threads = 2 * resources.settings.decode_threads if model.offload else 1
+        ahead = max(of_threads, model.prefetched_batches * model.max_batch)
         self.model, self.pending, self.histogram_buffer = model, PendingItems(limits, ahead=ahead), HistogramBuffer()
         self.device = resources.device
         inline_policy = InlineRunPolicy(model.inputs, runs_custom_code=model.runs_custom_code)

@@ -57,6 +57,13 @@ class WorkItem:
         arrays = {name: array[first:end] for name, array in self.arrays.items()}
         return replace(self, row=(self.row or 0) + first, size=end - first, arrays=arrays)
 
+    def whole(self, decode_ms: float) -> "WorkItem":
+        """Return the item as that of all rows of its job, this one itself if it has the first row."""
+        if self.row:
+            return replace(self, row=None, decode_ms=decode_ms)
+        self.row, self.decode_ms = None, decode_ms
+        return self
+
     def outcome(
         self,
         state: State,

@@ -72,7 +72,10 @@ def _preprocess_rows(model: Model, item: WorkItem) -> None:
     job, data = item.job, read_input(item.job)
     if model.runs_stacked_rows:
         item.arrays, item.is_stacked = model.preprocess_stacked(job.kind, data, item.parameters, job.rows), True
-        item.group, item.cost = model.group_of({name: array[0, ...] for name, array in item.arrays.items()})
+        if model.row_group is not None and model.padding is None:
+            item.group = model.row_group
+        else:
+            item.group, item.cost = model.group_of({name: array[0, ...] for name, array in item.arrays.items()})
         return
     prepared = model.preprocess_rows(job.kind, data, item.parameters, job.rows)
     singles: list[WorkItem] = []

@@ -28,8 +28,8 @@ class RowJoiner:
         self.keys: list[str] = []  # of the job's items (pending_items.py), that of the first row among them
         self._max_output_bytes = max_output_bytes
         self.outputs: dict[str, NDArray[Any]] = {}  # with the rows as their first dimension
-        self._answers, self._answer_bytes = [b""] * rows, 0
-        self._missing = set(range(rows))
+        self._answers, self._answer_bytes = list[bytes](), 0
+        self._missing: set[int] | None = None  # rows; None: none has come yet
         self._last_started_ms = -1.0
 
     def end(self) -> bool:
@@ -51,6 +51,10 @@ class RowJoiner:
         CollationError if they have not the shapes of an earlier row.
         """
         if not self.outputs:
+            self._check_size(outputs)
+            if count == self.rows:
+                self.outputs = dict(outputs)
+                return self._record(row, started_ms, infer_ms, batch_size, count)
             self._allocate(outputs)
         for name, array in outputs.items():
             joined = self.outputs[name]
@@ -62,6 +66,7 @@ class RowJoiner:
 
     def add_answer(self, row: int, answer: bytes, started_ms: float, infer_ms: float, batch_size: int) -> bool:
         """Add the JSON answer of a row, otherwise as `add`."""
+        self._answers = self._answers or [b""] * self.rows
         self._answer_bytes += len(answer) - len(self._answers[row])
         if self._answer_bytes > self._max_output_bytes:
             raise self._too_large()
@@ -79,17 +84,24 @@ class RowJoiner:
             self.batch_ms = max(0.0, started_ms - self.decode_ms - self.infer_ms)
             self.infer_ms += infer_ms
             self.batch_size = max(self.batch_size, batch_size)
-        new = self._missing.intersection(range(row, row + count))
+        if self._missing is None and count == self.rows:
+            self.device_ms += infer_ms * count / batch_size
+            self._missing = set()
+            return True
+        missing = set(range(self.rows)) if self._missing is None else self._missing
+        new = missing.intersection(range(row, row + count))
         self.device_ms += infer_ms * len(new) / batch_size
-        self._missing -= new
+        self._missing = missing - new
         return not self._missing
 
     def _too_large(self) -> Refused:
         message = f"the output has more than {self._max_output_bytes} bytes, the limit of its model (max_output_bytes)"
         return Refused("output_too_large", message, limit=self._max_output_bytes)
 
-    def _allocate(self, outputs: Arrays) -> None:
-        sizes = (array.size // (len(array) or 1) for array in outputs.values())
+    def _check_size(self, outputs: Arrays) -> None:
+        sizes = [array.size // (len(array) or 1) for array in outputs.values()]
         if self.rows * sum(sizes) > self._max_output_bytes:  # a value takes a byte
             raise self._too_large()
+
+    def _allocate(self, outputs: Arrays) -> None:
         self.outputs = {name: np.empty((self.rows, *array.shape[1:]), array.dtype) for name, array in outputs.items()}

@@ -94,7 +94,7 @@ def taken(draft: JobRequest) -> None:
         job = admit(draft, CATALOGUE, GUARD, tenant="t", idempotency_key="k", shards=3, max_deadline_ms=1000)
         WRITER.submissions([job], lambda _: "", ())
         if job.kind == "tensors":
-            assert {name: one.data for name, one in tensors.unpack_tensors(job.input).items()}
+            assert {name: one.data for name, one in tensors.unpack_tensors(bytes(job.input)).items()}
 
 
 def read_token(text: str) -> None:

@@ -72,7 +72,7 @@ def read(value: Any, behind: bytes = b"", model: dict[str, Any] = PLAIN, length:
     if length is None and behind:
         length = str(len(text))
     found, raw = read_request(http(length), text + behind, model, "")
-    return found if raw is None else found._replace(job_request=found.job_request._replace(raw=raw))
+    return found if raw is None else found._replace(job_request=found.job_request._replace(raw=bytes(raw)))
 
 
 def infer(*inputs: dict[str, Any], **fields: Any) -> dict[str, Any]:

@@ -266,7 +266,7 @@ class World:
                 if job is None:
                     raise Violation(f"{worker} was handed {claimed.id}, which nobody submitted")
                 assert job is not None
-                self.check_claimed(job, claimed._replace(input=claimed.input or job.sub.input))
+                self.check_claimed(job, claimed._replace(input=claimed.input or bytes(job.sub.input)))
                 limits = self.tenants.limits(job.sub.tenant)
                 if limits.running:
                     raise Violation(f"{job.id} was handed over past its tenant's running limit")
