@@ -13,7 +13,6 @@ from contextlib import suppress
 from typing import Any, Final, NoReturn, cast
 
 import httptools
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.asgi import single_write
@@ -30,6 +29,8 @@ MAX_HEADERS: Final = 100
 MAX_LENGTH_DIGITS: Final = 19  # of a Content-Length, because llhttp counts in 64 bits
 BODYLESS_METHODS: Final = frozenset({"GET", "HEAD"})  # a body has no meaning there: it is read and discarded
 HTTP_VERSIONS: Final = ("1.1", "1.0")
+COUNTED_BYTES: Final = 64 << 10  # unread bytes of a body, from which they count as memory at once
+MAX_UNREAD_BYTES: Final = 256 << 10  # of a body, at which reading is paused
 UPLOAD_PATH: Final = b"/v1/files"  # its body may be large: the timeout grows with the bytes received
 LINGER_S: Final = 1.0  # before closing, so that an early response can reach the caller
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 s
@@ -242,8 +243,8 @@ class GatewayProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if self._drops_body or cycle.response_complete:
             return
-        if cycle.add_body(body) > HIGH_WATER_LIMIT:
-            if not cycle.gathers_body:
+        if (unread := cycle.add_body(body)) > COUNTED_BYTES:
+            if unread > MAX_UNREAD_BYTES:
                 self.flow.pause_reading()
             self._count()
 

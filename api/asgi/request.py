@@ -12,7 +12,7 @@ from api.asgi.single_write import WHOLE_RESPONSE, gather_body, take_body
 from api.asgi.tenant_budgets import BudgetShare
 from jobs.contract.errors import Refused
 
-MAX_GATHERED_BYTES: Final = 256 << 10  # of a body that the app takes whole, so that its parts do not wake it
+MAX_GATHERED_BYTES: Final = 256 << 10  # of a body that is taken whole, so that its parts do not wake the app
 MAX_CACHED_BYTES: Final = 256  # longest header or query whose parsed value is cached, in bytes
 
 Text = TypeVar("Text", str, bytes)
@@ -120,11 +120,11 @@ class Request:
             raise _too_large(limit_bytes)
         share.expect(size_bytes)
         if 0 < size_bytes <= MAX_GATHERED_BYTES and decompressed is receive:
-            body = await gather_body(receive)
+            body = await gather_body(receive, share.grow)
             if body is not None:
                 share.keep()
-                share.grow(len(body))
                 return body
+            share.release()  # what has arrived is received again
         body = await _receive_all(decompressed, share, limit_bytes)
         share.keep()
         return body

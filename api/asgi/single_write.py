@@ -97,7 +97,8 @@ class SingleWriteCycle(RequestResponseCycle):
     is_observed = False  # the request has been counted
     is_answered_early = False  # the response was sent before the request was received
     _is_read = False  # the app has received the whole body
-    gathers_body = False  # the app takes the body whole: it is not woken by parts, and reading is not paused
+    on_part: Callable[[int], None] | None = None  # counts the bytes of a body that is taken whole
+    _refusal: Exception | None = None  # of `on_part`
     arrival: asyncio.Event | None = None
     on_disconnect: Callable[[], None] | None = None  # called if the caller disconnects before the response
 
@@ -183,7 +184,9 @@ class SingleWriteCycle(RequestResponseCycle):
                 parts.append(bytearray())
             parts[-1] += body
         self.body_bytes += len(body)
-        if self.arrival is not None and not self.gathers_body:
+        if self.on_part is not None:
+            self._count_part(len(body))
+        elif self.arrival is not None:
             self.arrival.set()
         return self.body_bytes
 
@@ -199,15 +202,31 @@ class SingleWriteCycle(RequestResponseCycle):
         self._is_read = True
         return self.drop_body()
 
-    async def gather_body(self) -> bytes | None:
-        """Return the whole body once it has arrived; None if `receive` must be used, also after a disconnect."""
+    def _count_part(self, size_bytes: int) -> None:
+        """Call `on_part`; if it refuses the body, wake the app."""
+        try:
+            if self.on_part is not None:
+                self.on_part(size_bytes)
+        except Exception as error:  # noqa: BLE001 (raised where the app waits)
+            self.on_part, self._refusal = None, error
+            self.wake()
+
+    async def gather_body(self, on_part: Callable[[int], None]) -> bytes | None:
+        """Return the whole body once it has arrived; None if `receive` must be used, also after a disconnect.
+
+        Parts do not wake the app. `on_part` gets the size of each; what it raises ends the wait.
+        """
         if self._is_read or self.waiting_for_100_continue:
             return None
-        self.gathers_body = True
-        while self.more_body and not (self.disconnected or self.response_complete):
+        self.on_part = on_part
+        self._count_part(self.body_bytes)
+        while self.more_body and self._refusal is None and not (self.disconnected or self.response_complete):
             self.flow.resume_reading()
             self.message_event.clear()
             await self.message_event.wait()
+        if self._refusal is not None:
+            raise self._refusal
+        self.on_part = None
         return self.take_body()
 
     async def receive(self) -> Any:
@@ -284,10 +303,13 @@ def take_body(receive: Callable[[], Any]) -> bytes | None:
     return cycle.take_body() if isinstance(cycle, SingleWriteCycle) else None
 
 
-async def gather_body(receive: Callable[[], Any]) -> bytes | None:
-    """Return the whole body of the request of this `receive` once it has arrived; None if `receive` must be used."""
+async def gather_body(receive: Callable[[], Any], on_part: Callable[[int], None]) -> bytes | None:
+    """Return the whole body of the request of this `receive` once it has arrived; None if `receive` must be used.
+
+    `on_part` gets the size of each part; what it raises is raised here.
+    """
     cycle = getattr(receive, "__self__", None)
-    return await cycle.gather_body() if isinstance(cycle, SingleWriteCycle) else None
+    return await cycle.gather_body(on_part) if isinstance(cycle, SingleWriteCycle) else None
 
 
 def call_on_disconnect(receive: Callable[[], Any], callback: Callable[[], None]) -> None:

@@ -31,7 +31,9 @@ class KnownRequests:
         self._shards = shards
         self._known: dict[tuple[int, str], _Known] = {}  # by the identity of the request, and its tenant
 
-    def admit(self, card: ModelCard, tenant: str, job_request: JobRequest, raw: bytes | memoryview) -> Submission | None:
+    def admit(
+        self, card: ModelCard, tenant: str, job_request: JobRequest, raw: bytes | memoryview
+    ) -> Submission | None:
         """Return the submission of a request with this input to a model; None if it is not known."""
         known = self._known.get((id(job_request), tenant))
         if known is None or known.job_request is not job_request or known.card is not card:

@@ -1,6 +1,7 @@
-"""Combines the submits of one event loop iteration into one script call, to share its fixed cost.
+"""Combines submits into one script call, to share its fixed cost.
 
-A lone submit is not delayed: each group is sent as soon as the loop has handled the requests that had arrived.
+A lone submit is not delayed: it is sent as soon as the loop has handled the requests that had arrived. While a group is
+being submitted, new jobs gather in the next one.
 """
 
 from collections.abc import Callable, Collection
@@ -64,7 +65,7 @@ class SubmitCoalescer:
             self._tasks.run(self._submit(pending, group_key))
 
     async def _send_groups(self, group_key: GroupKey) -> None:
-        """Submit one group after another, until no job is left. As a new task it runs after the events that had arrived."""
+        """Submit one group after another, until no job is left. Runs after the events that had arrived."""
         while (pending := self._open.pop(group_key, None)) is not None:
             await self._submit(pending, group_key)
         self._sending.discard(group_key)

@@ -166,3 +166,11 @@ def test_runs_that_all_cost_the_same_bring_all_lengths_together() -> None:
     flat = dict.fromkeys((1, 2, 4), 5.0)
     assert length_costs(Profile(4, flat, cost_ms=flat), 16) == LengthCosts(MAX_RUN_OVERHEAD)
     assert length_costs(Profile(32, {}), 16) == LengthCosts()
+
+
+@pytest.mark.parametrize(
+    ("cap", "run_ms", "batches"),
+    [(8, {8: 0.5}, 4), (8, {8: 1.9}, 2), (8, {8: 4.1}, 1), (8, {}, 1), (8, {16: 0.5}, 1)],
+)
+def test_short_runs_are_claimed_for_ahead(cap: int, run_ms: dict[int, float], batches: int) -> None:
+    assert batch_cap.count_prefetched_batches(Profile(cap, run_ms)) == batches

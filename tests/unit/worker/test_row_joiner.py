@@ -21,6 +21,16 @@ def test_the_rows_are_in_order_whatever_order_they_ran_in() -> None:
     assert {name: array.dtype for name, array in joiner.outputs.items()} == {"y": np.float32, "n": np.int64}
 
 
+def test_all_rows_of_one_batch_are_taken_as_they_are() -> None:
+    joiner = RowJoiner(2, 1000)
+    stacked = {"y": np.array([[1.0], [2.0]], np.float32)}
+    assert joiner.add_rows(0, 2, stacked, 3.0, 4.0, 8)
+    assert joiner.outputs["y"] is stacked["y"]
+    assert (joiner.batch_ms, joiner.infer_ms, joiner.device_ms, joiner.batch_size) == (3.0, 4.0, 1.0, 8)
+    with pytest.raises(Refused):
+        RowJoiner(2, 1).add_rows(0, 2, stacked, 3.0, 4.0, 8)
+
+
 def test_a_single_row_has_a_dimension_of_its_own() -> None:
     joiner = RowJoiner(1, 1000)
     assert joiner.add(0, outputs(5), 1.0, 1.0, 1)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from jobs.contract.errors import StoreUnavailable
 from jobs.redis_client.client import RedisClient
-from jobs.redis_client.pipelined_connection import Arg, RedisConnection, pack, pack_large
+from jobs.redis_client.pipelined_connection import Arg, RedisConnection, pack, pack_large, pack_set
 from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
@@ -141,3 +141,20 @@ async def test_large_inputs_use_their_own_connection(own: tuple[Server, RedisCli
 @given(st.lists(st.one_of(st.text(st.characters(codec="utf-8")), st.binary(), st.integers()), min_size=1))
 def test_large_commands_are_packed_the_same(words: list[Arg]) -> None:
     assert pack_large(words) == pack(tuple(words))
+
+
+@given(st.text(st.characters(codec="utf-8")), st.binary(), st.lists(st.one_of(st.text(), st.integers()), max_size=3))
+def test_a_value_in_pieces_is_the_same_command(key: str, value: bytes, options: list[str | int]) -> None:
+    try:
+        expected = pack(("SET", key, value, *options))
+    except UnicodeEncodeError:
+        return
+    assert b"".join(pack_set(key, memoryview(value), *options)) == expected
+
+
+async def test_a_large_value_arrives_as_it_is(own: tuple[Server, RedisClient]) -> None:
+    _, connection = own
+    values = [bytes([at]) * size for at, size in enumerate((0, 10, 40_000, 1_000_000))]
+    commands = [pack_set(f"large:{at}", value, "PX", 60_000) for at, value in enumerate(values)]
+    assert await connection.pipeline(commands, large=True) == [b"OK"] * len(values)
+    assert await connection.pipeline([("GET", f"large:{at}") for at in range(len(values))], large=True) == values

@@ -8,6 +8,7 @@ from jobs.contract.lifecycle import State
 from jobs.redis_client import keys
 from jobs.redis_client.client import RedisClient
 from jobs.store.job_store import JobStore
+from jobs.store.raw_record import read_record
 from jobs.store.settings import StoreSettings
 from tests.integration.jobs.conftest import StoreBench
 from tests.support import records
@@ -96,6 +97,39 @@ async def test_submitting_again_changes_nothing(bench: StoreBench) -> None:
     assert first == second
     assert len(await bench.claim()) == 1
     assert (await bench.store.counts())["submitted:m"] == 1
+
+
+async def test_an_id_twice_in_one_submit_is_one_job(bench: StoreBench) -> None:
+    """Replays of a dead letter have derived ids, and may arrive together."""
+    job = bench.job(input=b"first")
+    again, other = job._replace(input=b"again"), bench.job()
+    first, second, third = await bench.take(job, again, other)
+    assert (first.id, second.id, third.id) == (job.id, job.id, other.id)
+    assert {claimed.id: claimed.input for claimed in await bench.claim()} == {job.id: b"first", other.id: b"in"}
+
+
+async def test_jobs_of_one_submit_keep_what_is_their_own(bench: StoreBench) -> None:
+    """Jobs with the same description share it; each change of it, and the way back, counts."""
+    exact = b'{"encoding":"base64"}'
+    jobs = [
+        bench.job(parameters=parameters, kind=kind, rows=rows, metadata=metadata)
+        for parameters, kind, rows, metadata in [
+            (b"{}", "raw", 0, b"{}"),
+            (b"{}", "raw", 0, b"{}"),
+            (exact, "raw", 0, b"{}"),
+            (exact, "raw", 2, b"{}"),
+            (b'{"top_k":1}', "image", 0, b'{"a":"b"}'),
+            (b"{}", "raw", 0, b"{}"),
+        ]
+    ]
+    await bench.take(*jobs)
+    claimed = {job.id: job for job in await bench.claim()}
+    found = [(claimed[job.id].parameters, claimed[job.id].kind, claimed[job.id].rows) for job in jobs]
+    assert found == [(job.parameters, job.kind, job.rows) for job in jobs]
+    read = await bench.store.read([job.id for job in jobs])
+    assert [job.metadata for job in read if job] == [job.metadata for job in jobs]
+    flat = await read_record(bench.store.connection, jobs[3].id)
+    assert (flat["kind"], flat["parameters"], flat["rows"]) == ("raw", exact.decode(), "2")
 
 
 async def test_the_same_key_gives_the_same_job(bench: StoreBench) -> None:
