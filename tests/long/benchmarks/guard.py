@@ -35,7 +35,7 @@ BODY: Final = bytes(784 * 4)
 
 BARE: Final = """
 import asyncio, socket, uvicorn
-from api.asgi.protocol import Protocol
+from api.asgi.protocol import GatewayProtocol
 
 JOB = b'{"status":"succeeded","batch_size":1,"timings":{"queue":0,"decode":0,"batch":0,"infer":0,"total":0}}'
 HEADERS = [(b"content-type", b"application/json"), (b"content-length", str(len(JOB)).encode())]
@@ -49,7 +49,7 @@ async def app(scope, receive, send):
 
 listening = socket.create_server(("127.0.0.1", 0))
 print("port", listening.getsockname()[1], flush=True)
-config = uvicorn.Config(app, http=Protocol, ws="none", lifespan="off", access_log=False, log_level="error")
+config = uvicorn.Config(app, http=GatewayProtocol, ws="none", lifespan="off", access_log=False, log_level="error")
 with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
     runner.run(uvicorn.Server(config).serve(sockets=[listening]))
 """
