@@ -1,4 +1,4 @@
-"""Reads a request: its tenant, headers, query and body, within limits of size; caches what short texts parse to."""
+"""Reads a request: its tenant, headers, query and body, within limits of size; caches parsed short headers."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, TypeVar
@@ -89,7 +89,7 @@ class Request:
         return read_query(self.query_string, allowed)
 
     def take_query_field(self, name: bytes) -> list[bytes]:
-        """Remove a field from the query, for all later code; return its values, which are not decoded."""
+        """Remove a field from the query, for all later code; return its values, still percent-encoded."""
         prefix, fields = name + b"=", self.query_string.split(b"&")
         self.query_string = self._scope["query_string"] = b"&".join(
             field for field in fields if not field.startswith(prefix)

@@ -255,17 +255,15 @@ class SingleWriteCycle(RequestResponseCycle):
             await self.flow.drain()
         if self.disconnected:
             return
+        is_early, status, request_id = self.more_body, message["status"], self._observer.id_of(self.scope)
+        encoded = b"%bx-request-id: %b\r\n" % (message.get("encoded", b""), request_id)
+        head = encode_head(status, message["headers"], closes=is_early or not self.keep_alive, encoded=encoded)
         self.response_started = self.response_complete = True
         self.waiting_for_100_continue = False
-        self.is_answered_early = self.more_body
-        closes = self.is_answered_early or not self.keep_alive
-        self.status = message["status"]
-        request_id = self._observer.id_of(self.scope)
-        encoded = b"%bx-request-id: %b\r\n" % (message.get("encoded", b""), request_id)
-        head = encode_head(self.status, message["headers"], closes=closes, encoded=encoded)
+        self.is_answered_early, self.status = is_early, status
         self.transport.write_and_flush(head if self._is_head else head + message["body"])
         self.wake()
-        if not self.keep_alive:
+        if not self.keep_alive and not is_early:  # otherwise the protocol closes it later, so that it is not lost
             self.transport.close()
         self.on_response()
 

@@ -1,7 +1,7 @@
-"""Keeps what requests were admitted as, for requests that differ from them in their raw input only.
+"""Caches admitted submissions, so that a request that differs only in its raw input is not checked again.
 
-Callers send the same query, or the same JSON of the Open Inference Protocol, again and again. What they say is parsed
-once, to the same `JobRequest` object, by which its submission is found here.
+Callers send the same query, or the same JSON of the Open Inference Protocol, again and again. Such a request is parsed
+once. Its repeats have the same `JobRequest` object, which is the key here.
 """
 
 from typing import Final, NamedTuple
@@ -44,7 +44,7 @@ class KnownRequests:
         return Submission(job_id, job.model, job.version, job.kind, raw, *job[5:-1], REQUEST_CONTEXT.get())
 
     def keep(self, card: ModelCard, tenant: str, job_request: JobRequest, job: Submission) -> None:
-        """Keep the submission of a request to a model, unless more than the size of its input must be checked."""
+        """Keep a submission if only the size of the input needs a check: kind raw, not BOOL, no webhook."""
         if job.kind != "raw" or job.webhook or card["inputs"][0]["datatype"] == "BOOL":
             return
         if len(self._known) >= MAX_KEPT:

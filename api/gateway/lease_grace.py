@@ -1,4 +1,4 @@
-"""Decides from which server time on expired leases may be reclaimed, so that no live worker loses its jobs.
+"""Decides whether a sweep may reclaim expired leases: not right after an outage, when live workers could not renew.
 
 Workers can renew leases only while Redis answers. After an outage or a jump of the server's clock, reclaiming therefore
 pauses for one renewal interval. Callers pass the time: local times are monotonic seconds, server times are ms.

@@ -19,7 +19,7 @@ OnResult = Callable[[SubmitResult | BaseException], None]
 GroupKey = tuple[str, frozenset[str], bool]  # the waiting gateway, the closed lanes, whether the inputs are large
 
 # Large inputs have groups of their own, and groups are bounded, so that small jobs do not wait behind large ones.
-MAX_GROUP_BYTES: Final = 96 << 10  # with which no further job joins
+MAX_GROUP_BYTES: Final = 96 << 10  # a group of this size is closed
 MAX_LARGE_GROUP_BYTES: Final = 1 << 20
 MAX_GROUP_JOBS: Final = 64
 _NONE: Final[frozenset[str]] = frozenset()
@@ -46,7 +46,7 @@ class SubmitCoalescer:
     def submit(
         self, job: Submission, on_result: OnResult, waiting_gateway: str = "", *, closed: Collection[str] = ()
     ) -> None:
-        """Submit one job; `on_result` is called with its result of `JobStore.submit`, or what that raises."""
+        """Submit one job; `on_result` gets its result of `JobStore.submit`, or the exception that this raised."""
         size_bytes = len(job.input)
         is_large = size_bytes >= OWN_KEY_BYTES
         group_key = (waiting_gateway, frozenset(closed) if closed else _NONE, is_large)
@@ -66,9 +66,11 @@ class SubmitCoalescer:
 
     async def _send_groups(self, group_key: GroupKey) -> None:
         """Submit one group after another, until no job is left. Runs after the events that had arrived."""
-        while (pending := self._open.pop(group_key, None)) is not None:
-            await self._submit(pending, group_key)
-        self._sending.discard(group_key)
+        try:
+            while (pending := self._open.pop(group_key, None)) is not None:
+                await self._submit(pending, group_key)
+        finally:
+            self._sending.discard(group_key)
 
     async def _submit(self, pending: PendingSubmits, group_key: GroupKey) -> None:
         waiting_gateway, closed, _ = group_key

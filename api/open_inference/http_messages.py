@@ -26,9 +26,9 @@ from jobs.models.catalog import ModelCard
 
 LENGTH_HEADER: Final = b"inference-header-content-length"
 BINARY: Final = b"application/octet-stream"
-MAX_KEPT_BYTES: Final = 1024  # of the JSON of a request that is kept
+MAX_KEPT_BYTES: Final = 1024  # the largest JSON that is kept
 MAX_KEPT: Final = 256  # requests
-UNCOPIED_BYTES: Final = 16 << 10  # a copy of fewer takes less time than the JSON keeps memory
+UNCOPIED_BYTES: Final = 16 << 10  # smaller inputs are copied: a view keeps the whole body in memory
 MAX_TENSORS: Final = 1000  # of a request; a model has fewer
 SLICE_VALUES: Final = 1 << 15  # JSON values that are written before other tasks run: about 1 ms
 _FILE_KINDS: Final = ("image", "audio")  # inputs whose JSON values are base64
@@ -38,8 +38,8 @@ _NOT_SUPPORTED: Final = ("shared_memory_region", "shared_memory_byte_size", "sha
 class ParsedRequest(NamedTuple):
     """A request and its job, and which outputs the caller takes as raw bytes: by name, and those without a name.
 
-    The request is without its inputs. `raw_bytes`: the size of the job's raw input, which is not part of it; None: the
-    input is part of it.
+    The request is without its inputs. `raw_bytes`: the size of the raw input, which `read_request` returns apart; None:
+    `job_request` contains its input.
     """
 
     request: InferRequest
@@ -50,7 +50,7 @@ class ParsedRequest(NamedTuple):
 
 
 class _Template(NamedTuple):
-    """What the JSON of a request says, for requests with the same JSON and other tensors."""
+    """A parsed request, kept for requests with the same JSON; valid for this version and this deadline limit."""
 
     read: ParsedRequest
     version: str
@@ -65,8 +65,8 @@ def read_request(
 ) -> tuple[ParsedRequest, bytes | memoryview | None]:
     """Read the body of an inference request for a model, and check it against the model's card. Raises Refused.
 
-    Return also the raw input, if the request is without it. Clients send the same JSON again and again, so what it says
-    is kept: it is the same object then. `most_ms`: the longest time until the deadline of its job.
+    Return also the raw input, if `job_request` is without it: then the same JSON gives the same object again. Other
+    requests contain their input. `most_ms`: the longest time until the deadline of the job.
     """
     length = _header_length(http, len(body))
     header = body[:length] if length and length <= MAX_KEPT_BYTES else b""
@@ -78,17 +78,15 @@ def read_request(
     request, binary_outputs, by_default = _read(body, length, card, version)
     model_tensors = model_tensors_of(card)
     job_request = to_job(model_tensors, request, most_ms)
-    raw = job_request.raw if model_tensors.kind == "raw" else None
-    if raw is None:
-        return ParsedRequest(request._replace(inputs=()), job_request, binary_outputs, by_default), None
-    without = job_request._replace(raw=None)
-    read = ParsedRequest(request._replace(inputs=()), without, binary_outputs, by_default, len(raw))
-    (tensor,) = request.inputs
+    request, (first, *_) = request._replace(inputs=()), request.inputs
+    raw = job_request.raw
     # Values in JSON, and those that must be checked, are read each time.
-    if header and not isinstance(tensor.data, list) and tensor.datatype != "BOOL":
-        if len(_templates) >= MAX_KEPT:
-            _templates.clear()
-        _templates[header] = _Template(read, version, most_ms)
+    if not header or raw is None or isinstance(first.data, list) or first.datatype == "BOOL":
+        return ParsedRequest(request, job_request, binary_outputs, by_default), None
+    if len(_templates) >= MAX_KEPT:
+        _templates.clear()
+    read = ParsedRequest(request, job_request._replace(raw=None), binary_outputs, by_default, len(raw))
+    _templates[header] = _Template(read, version, most_ms)
     return read, raw
 
 
@@ -195,7 +193,7 @@ def _read_inputs(entries: Any, binary: memoryview, card: ModelCard) -> list[Infe
         inputs.append(InferInput(name, datatype, shape, binary[at : at + size]))
         at += size
     if at != len(binary):
-        message = f"the body has {len(binary)} bytes behind its JSON, and its inputs take {at}: see binary_data_size"
+        message = f"the body has {len(binary)} bytes after its JSON, and its inputs take {at}: see binary_data_size"
         raise Refused("invalid_request", message)
     return inputs
 

@@ -60,7 +60,7 @@ class RequestedOutput(NamedTuple):
 class InferRequest(NamedTuple):
     """A request. `version` "": the one that takes the model's jobs. No `outputs`: all.
 
-    `parameters`: `timeout` in µs and `priority` count; others are ignored.
+    `parameters`: `timeout` in µs and `priority` count; `sequence_id` is refused, others are ignored.
     """
 
     model: str
@@ -81,7 +81,7 @@ class OutputTensor(NamedTuple):
 
 
 class InferResponse(NamedTuple):
-    """The outputs of a request, by the model's order or in that of the request. `id`: as in the request."""
+    """The outputs of a request, in the model's order, or in the order requested. `id`: as in the request."""
 
     model: str
     version: str
@@ -126,6 +126,8 @@ class PendingInference:
         job = await self._submit.outcome()
         if not job.is_final:
             await self.cancel()
+            if self._gateway.is_draining:
+                raise Refused("wait_over", "this gateway is shutting down: send the request again")
             raise Refused("wait_over", f"the request was not done within {self._wait_s:g} s", limit_s=self._wait_s)
         if job.output is not None or not job.output_bytes:
             return self._read(job)
@@ -233,14 +235,14 @@ def _count_rows(model_tensors: ModelTensors, inputs: Mapping[str, tuple[InferInp
     for each, served in inputs.values():
         shape, expected = each.shape, served.row_shape
         if each.datatype != served.datatype:
-            message = f"input {each.name!r} has the datatype {served.datatype}, not {describe_value(each.datatype)}"
-            raise Refused("invalid_input", message)
+            message = f"input {each.name!r} must have the datatype {served.datatype}"
+            raise Refused("invalid_input", f"{message}, not {describe_value(each.datatype)}")
         tensors.check_shape(each.name, shape)
         first = 1 if served.has_rows else 0
         if len(shape) != first + len(expected) or any(
             size not in (-1, given) for size, given in zip(expected, shape[first:], strict=True)
         ):
-            message = f"input {each.name!r} has the shape {model_tensors.shape(served)}, not {[*shape[:20]]}"
+            message = f"input {each.name!r} must have the shape {model_tensors.shape(served)}, not {[*shape[:20]]}"
             hint = "; -1 is any size, and the first dimension is that of the rows" if first else "; -1 is any size"
             raise Refused("invalid_input", message + hint)
         if first:
@@ -275,7 +277,8 @@ def _read_tensor(given: InferInput, served: ServedTensor, rows: int) -> Tensor:
 def _read_texts(name: str, shape: tuple[int, ...], count: int, data: bytes | memoryview | list[Any]) -> bytes:
     """Return the values of a BYTES tensor as bytes. Raises Refused."""
     if count > MAX_VALUES:
-        raise Refused("body_too_large", f"input {name!r} may have {MAX_VALUES} values of BYTES", limit=MAX_VALUES)
+        message = f"input {name!r} may have at most {MAX_VALUES} values of BYTES"
+        raise Refused("body_too_large", message, limit=MAX_VALUES)
     if not isinstance(data, list):
         data = bytes(data)
         _check_lengths(name, count, data)
@@ -304,7 +307,8 @@ def _check_outputs(model_tensors: ModelTensors, outputs: Sequence[RequestedOutpu
             message = f"model {model_tensors.card['name']} has the outputs {[*model_tensors.outputs]}, not"
             raise Refused("invalid_input", f"{message} {describe_value(output.name)}")
         if output.classification < 0 or (output.classification and served.datatype in (TEXTS, "BOOL")):
-            raise Refused("invalid_request", f"output {output.name!r}: classification is for numbers, from 1 on")
+            message = f"output {output.name!r}: classification must be at least 1, and needs an output of numbers"
+            raise Refused("invalid_request", message)
     if len({output.name for output in outputs}) < len(outputs):
         raise Refused("invalid_request", "an output appears twice")
 
@@ -337,7 +341,11 @@ def _served_shape(served: ServedTensor | None, shape: Sequence[int]) -> tuple[in
 
 def choose_output(found: Sequence[OutputTensor], requested: RequestedOutput) -> OutputTensor:
     """Return an output as it is asked for: its values, or its best classes."""
-    tensor = next(tensor for tensor in found if tensor.name == requested.name)
+    tensor = next((tensor for tensor in found if tensor.name == requested.name), None)
+    if tensor is None:  # the job of an earlier request with this key ran another version
+        names = [tensor.name for tensor in found]
+        message = f"the job of this Idempotency-Key has the outputs {names}, not {describe_value(requested.name)}"
+        raise Refused("invalid_input", message)
     return _best_classes(tensor, requested.classification) if requested.classification else tensor
 
 
@@ -345,7 +353,7 @@ def _best_classes(tensor: OutputTensor, count: int) -> OutputTensor:
     """Return the best classes of each row, the best first, as texts `score:index`."""
     values = tensors.to_numbers(Tensor(tensor.datatype, tensor.shape, tensor.data))
     rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
-    width = len(values) // rows
+    width = prod(tensor.shape[1:]) if len(tensor.shape) > 1 else len(values)
     digits = _DIGITS.get(tensor.datatype, "")
     texts: list[str] = []
     for start in range(0, rows * width, width or 1):

@@ -9,7 +9,7 @@ import time
 import orjson
 
 from api.asgi import responses
-from api.asgi.request import Request, cache_short
+from api.asgi.request import MAX_CACHED_BYTES, Request, cache_short
 from api.asgi.request_observer import UNMATCHED
 from api.asgi.responses import App, Header, Receive, Scope, Send, catch_errors
 from api.asgi.tenant_budgets import BudgetShare
@@ -124,8 +124,9 @@ async def _submit_body(
     try:
         body = await request.body(receive, share, body_limit_bytes(request, settings.max_body_bytes))
         if not multi_job.is_many(request, body):
-            raw = body if request.content_type == OCTET_STREAM else None
-            job_request = await read_job_request(request, body) if raw is None else read_raw_request(request, body)
+            is_raw = request.content_type == OCTET_STREAM and len(request.query_string) <= MAX_CACHED_BYTES
+            raw = body if is_raw else None
+            job_request = read_raw_request(request, body) if is_raw else await read_job_request(request, body)
             job = admit_single(gateway, request.tenant, job_request, key, raw)
             return SingleSubmit(gateway, job, wait_s=wait_s, share=share)
         job_requests = multi_job.read_job_requests(request, body, settings.max_jobs_per_request)

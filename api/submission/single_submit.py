@@ -1,4 +1,4 @@
-"""Submits one job and waits for its outcome. The request sleeps once: until the job is final, or else until it fails.
+"""Submits one job and waits for its outcome. The request sleeps once: until the job is final or the submit fails.
 
 The result of the submit does not wake a request that waits for the outcome, because most jobs are accepted.
 """
@@ -20,7 +20,7 @@ from jobs.contract.job import Accepted, Job, Submission
 
 
 class SingleSubmit:
-    """A job that is being submitted. `await` `outcome` once, and nothing before it."""
+    """A job that is being submitted. Await `outcome()` exactly once, and nothing else before it."""
 
     __slots__ = (
         "_accepted",
@@ -74,8 +74,13 @@ class SingleSubmit:
         try:
             job = await self._end
             if job is None and self._job is not None:  # the wait was ended before the result of the submit
+                waiting.forget(job_id, self._end)
                 self._end, self._is_late = waiting.running_loop().create_future(), True
                 await self._end
+        except BaseException:
+            if self._accepted is not None and self._accepted.end is not None:  # of a replayed job
+                waiting.forget(self._accepted.accepted.id, self._accepted.end)
+            raise
         finally:
             waiting.forget(job_id, self._end)
             if self._timeouts is not None:

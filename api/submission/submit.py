@@ -1,4 +1,4 @@
-"""Admits and submits jobs, each with its own result or error, and waits for their outcomes."""
+"""Admits jobs, submits several at once and waits for their outcomes. `single_submit.py` submits one."""
 
 import asyncio
 import logging
@@ -40,7 +40,7 @@ class Submitted(NamedTuple):
 async def submit_many(
     gateway: Gateway, tenant: str, job_requests: Iterable[JobRequest | JitneyError], key: str, *, waits: bool
 ) -> list[Submitted | JitneyError]:
-    """Submit many jobs in one step. A job's key is the request's key, a space and its number. Others have no space."""
+    """Submit many jobs. The key of job n is `<key of the request> n`; keys of callers have no space."""
     check_idempotency_key(key)
     admitted: list[Submission | JitneyError] = []
     for number, job_request in enumerate(job_requests, 1):
@@ -55,7 +55,7 @@ async def submit_many(
 async def submit_admitted(
     gateway: Gateway, submissions: Sequence[Submission], *, waits: bool = False
 ) -> list[Submitted | JitneyError]:
-    """Submit admitted jobs. Where new jobs are refused, only those of earlier requests with the same key are found."""
+    """Submit admitted jobs. While a queue refuses new jobs, only jobs with a key that was used before succeed."""
     refusals = {job.id: why for job in submissions if (why := gateway.refusal(job.model, job.lane)) is not None}
     accepted = [job for job in submissions if job.id not in refusals]
     refused = [job for job in submissions if job.id in refusals and job.idempotency_key]

@@ -28,14 +28,15 @@ pack: Callable[[tuple[Arg, ...]], bytes] = hiredis.pack_command  # type: ignore[
 
 CHECKS_PER_TIMEOUT: Final = 4
 SECOND_CHECK_S: Final = 0.02
-FEW_ARGS: Final = 14  # a submit of one job
-SMALL_BYTES: Final = 32 << 10  # of what is joined to one write
+FEW_ARGS: Final = 15  # a submit of one job
+SMALL_BYTES: Final = 32 << 10  # pieces below this size are joined into one write
 
 
 def pack_large(args: Sequence[Arg]) -> bytes:
     """Pack a command whose last argument may be large, or one with many arguments.
 
-    `pack` grows its buffer per argument: it takes half as long for few small ones, and a hundred times for large ones.
+    `pack` grows its buffer with each argument: it takes half as long as joining for few small ones, and a hundred times
+    as long for large ones.
     """
     last = args[-1]
     if len(args) <= FEW_ARGS and isinstance(last, bytes) and len(last) <= SMALL_BYTES:
@@ -83,7 +84,7 @@ class RedisConnection(asyncio.Protocol):
         self._sent: deque[_Sent] = deque()
         self._outgoing: list[bytes | memoryview] = []
         self._alive_at = self._loop.time()  # when bytes last moved on the socket
-        self._unwritten_bytes = 0
+        self._queued_bytes = self._written_bytes = 0  # given to the transport; of them, written when last looked
         self._check_due = False
         self._overdue = False
         self._retired = False
@@ -95,7 +96,7 @@ class RedisConnection(asyncio.Protocol):
     def send(self, commands: Sequence[Command], *, at_once: bool = False) -> asyncio.Future[list[Any]]:
         """Send commands; the future returns their replies in order. An error reply is returned as a value.
 
-        `at_once`: write now instead of at the end of this event loop iteration, which adds one iteration.
+        `at_once`: write now, not at the end of this event loop iteration, which costs one iteration.
         The future fails with OSError if the connection is lost or silent for too long.
         """
         sent = _Sent(len(commands), self._loop)
@@ -105,26 +106,29 @@ class RedisConnection(asyncio.Protocol):
         if not commands:  # no reply would ever resolve it, and later commands would wait behind it
             sent.future.set_result([])
             return sent.future
-        self._sent.append(sent)
         if at_once and not self._outgoing and sent.count == 1 and isinstance(commands[0], bytes):
             if not self._transport.is_closing():
+                self._queued_bytes += len(commands[0])
                 self._transport.write(commands[0])
         else:
             self.put(commands, at_once=at_once)
+        self._sent.append(sent)  # not before: a command that cannot be packed has no reply
         if not self._check_due:
             self._check_due = True
             self._loop.call_later(self._timeout_s / CHECKS_PER_TIMEOUT, self._check)
         return sent.future
 
     def put(self, commands: Sequence[Command], *, at_once: bool = False) -> None:
-        """Send commands that have no reply but pushes: subscriptions."""
-        if not self._outgoing and not at_once:
-            self._loop.call_soon(self._write)
+        """Write commands without a wait for replies; subscriptions have none but pushes."""
+        packed: list[bytes | memoryview] = []
         for command in commands:
             if isinstance(command, Pieces):
-                self._outgoing += command
+                packed += command
             else:
-                self._outgoing.append(command if isinstance(command, bytes) else pack(tuple(command)))
+                packed.append(command if isinstance(command, bytes) else pack(tuple(command)))
+        if not self._outgoing and not at_once:
+            self._loop.call_soon(self._write)
+        self._outgoing += packed
         if at_once:
             self._write()
 
@@ -180,6 +184,7 @@ class RedisConnection(asyncio.Protocol):
         outgoing, self._outgoing = self._outgoing, []
         if not outgoing or self._transport.is_closing():
             return
+        self._queued_bytes += sum(map(len, outgoing))
         if len(outgoing) == 1:
             self._transport.write(outgoing[0])
         elif max(map(len, outgoing)) < SMALL_BYTES:
@@ -195,10 +200,10 @@ class RedisConnection(asyncio.Protocol):
         self._check_due = bool(self._sent)
         if not self._sent:
             return
-        now, unwritten = self._loop.time(), self._transport.get_write_buffer_size()
-        if unwritten < self._unwritten_bytes:
+        now, written = self._loop.time(), self._queued_bytes - self._transport.get_write_buffer_size()
+        if written > self._written_bytes:
             self._alive_at = now
-        self._unwritten_bytes = unwritten
+        self._written_bytes = written
         overdue = now - max(self._sent[0].sent_at, self._alive_at) > self._timeout_s
         if overdue and self._overdue:
             self._fail(TimeoutError(f"no answer within {self._timeout_s:g} s"))

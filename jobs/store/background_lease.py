@@ -1,4 +1,4 @@
-"""Lease of a piece of background work (a webhook delivery or a bulk step), as its dispatch script returns it."""
+"""Decodes leases of background work (a webhook delivery or a bulk step) from the reply of their dispatch script."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

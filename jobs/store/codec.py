@@ -58,7 +58,7 @@ def read_head(head: bytes) -> JobHead:
 
 
 def read_kind(word: str) -> tuple[str, bytes]:
-    """Return the kind of a job's input, and its parameters unless its facts have some."""
+    """Return the kind of a job's input, and the parameters to use if its facts have none."""
     kind, suffix, _ = word.partition(_BASE64_SUFFIX)
     return kind, _BASE64 if suffix else _NO_JSON
 
@@ -92,8 +92,8 @@ class SubmissionEncoder:
     ) -> list[str | bytes]:
         """Return the arguments of submissions. The input is empty if it has a key of its own.
 
-        `quota_of`: the quota of a tenant; `listened`: tenants with a client that listens to their events. The jobs of a
-        call have mostly the same description: it is sent once.
+        `quota_of`: the quota of a tenant; `listened`: tenants with a client that listens to their events. A description
+        that equals that of the job before is left out.
         """
         args: list[str | bytes] = []
         last: tuple[object, ...] = ()
@@ -175,7 +175,7 @@ def read_claimed_job(fields: Sequence[Any]) -> ClaimedJob:
 def _read_claimed_facts(facts: bytes, parameters: bytes) -> tuple[bytes, int, RequestContext | None]:
     """Return a claimed job's parameters, by default these, its rows and its request context.
 
-    Facts that cannot be read are its parameters, and fail the job so.
+    Unreadable facts are returned as the parameters, so that reading these fails the job.
     """
     try:
         found = read_facts(facts)

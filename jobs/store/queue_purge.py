@@ -1,4 +1,4 @@
-"""Purges a queue: cancels the jobs that wait in it, lines of batches too."""
+"""Purges a queue: cancels the jobs that wait in it, lines of bulk jobs too."""
 
 import time
 from collections.abc import Sequence

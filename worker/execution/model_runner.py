@@ -1,4 +1,4 @@
-"""Runs one model version in a worker: claim loop → pending items → device → result writer."""
+"""Runs one model version in a worker: claim loop → pending items → device → postprocessor → result writer."""
 
 import asyncio
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ def version_key(model: Model) -> str:
 
 
 class ModelRunner:
-    """The loops of one model version. Once closed it claims nothing more and finishes the claimed jobs."""
+    """The loops of one model version. Once `claim_loop` is closed, they finish the claimed jobs and claim no others."""
 
     def __init__(self, resources: WorkerResources, model: Model, pending_items: Sequence[PendingItems]) -> None:
         """Create a runner. `pending_items`: those of all runners of the worker; the list changes over time."""

@@ -16,7 +16,7 @@ class RowJoiner:
     """The outputs of one claim of a job of several rows. `has_ended`: the job has an outcome; the rest is dropped.
 
     Times in ms: `decode_ms` of the input, `infer_ms` of all batches that had rows of the job, `batch_ms` the other time
-    from the claim until the last of them began. `batch_size`: of the largest of them.
+    from the claim to the start of the last of them. `batch_size`: of the largest of them.
     """
 
     def __init__(self, rows: int, max_output_bytes: int) -> None:
@@ -25,7 +25,7 @@ class RowJoiner:
         self.decode_ms = self.batch_ms = self.infer_ms = 0.0
         self.device_ms = 0.0  # the rows' shares of the times of their batches
         self.batch_size = 0
-        self.keys: list[str] = []  # of the job's items (pending_items.py), that of the first row among them
+        self.keys: list[str] = []  # of the job's items (pending_items.py), with that of its first row
         self._max_output_bytes = max_output_bytes
         self.outputs: dict[str, NDArray[Any]] = {}  # with the rows as their first dimension
         self._answers, self._answer_bytes = list[bytes](), 0
@@ -48,7 +48,7 @@ class RowJoiner:
         """Add the stacked outputs of `count` rows from `row` on; returns whether all rows are there.
 
         `started_ms`: when the batch began, since the claim. Raises Refused if the outputs are too large,
-        CollationError if they have not the shapes of an earlier row.
+        CollationError if their shapes or types differ from those of an earlier row.
         """
         if not self.outputs:
             self._check_size(outputs)
@@ -59,8 +59,9 @@ class RowJoiner:
         for name, array in outputs.items():
             joined = self.outputs[name]
             if (array.shape[1:], array.dtype) != (joined.shape[1:], joined.dtype):
-                shapes = f"{list(array.shape[1:])}, and that of an earlier row {list(joined.shape[1:])}"
-                raise CollationError(f"output {name!r} of this row has the shape {shapes}: send one job for each row")
+                own, first = (f"{each.dtype} {list(each.shape[1:])}" for each in (array, joined))
+                message = f"output {name!r} of this row is {own}, and that of an earlier row {first}"
+                raise CollationError(f"{message}: send one job for each row")
             joined[row : row + count] = array
         return self._record(row, started_ms, infer_ms, batch_size, count)
 

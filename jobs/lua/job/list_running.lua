@@ -1,4 +1,4 @@
--- List the running jobs among some timers. Queued jobs have timers, too: their deadlines.
+-- List the running jobs of one page of the timers. Queued jobs have timers, too: their deadlines.
 -- ARGV     min (score to begin at), skip (timers of this score that were read before), limit (timers), lease_ms (the
 --          longest lease: timers beyond it are those of queued jobs)
 -- returns  {timers read, score of the last one, timers of this score read so far, then per running job: id, head, rows}

@@ -7,7 +7,7 @@
 --          idempotency key, digest of the request, webhook, quota ('<rows> <bytes>' that the tenant may have open, and
 --          'claimed' if its running rows are limited, which excludes handoffs)
 -- returns  per job its created_us, or {result, id, created_us}; result =
---            | 'new'       the job exists already
+--            | 'new'       an earlier call has created this id
 --            | 'replayed'  the idempotency key created this job before; created_us is 0 if its record has expired
 --            | 'mismatch'  the idempotency key belongs to another request
 --            | 'full'      too many open jobs or bytes of this model; then: their rows, bytes
@@ -19,7 +19,6 @@
 -- with events, free_slots, queues, idempotency, handoff
 local gateway, idempotency_ttl_s, list_limit, list_ttl_s = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local FIRST_LIMIT, FIRST_JOB = 5, 9  -- positions in ARGV
-local NO_LIMIT = 2 ^ 53  -- stands for a missing quota
 local TRIM_INTERVAL = 64  -- a tenant's job list is trimmed with one job in 64, chosen by its random id
 local sequence  -- of the next job
 local watcher = gateway ~= '' and ' - ' .. gateway or ' -'

@@ -1,4 +1,5 @@
 -- State changes of jobs, for gateways that follow a job and for a tenant's event log; a job's facts (`with events`).
+
 -- Publish that a job has entered a state, to the gateways among its watchers that follow it and, if `logged`, to those
 -- whose clients listen to all events of its tenant.
 local function publish_state(id, state, watchers, logged, tenant)

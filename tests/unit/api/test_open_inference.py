@@ -147,7 +147,7 @@ def test_a_model_whose_tensors_have_no_batch_dimension_has_its_own_shape() -> No
     tensors = (*model_tensors.inputs.values(), *model_tensors.outputs.values())
     assert [model_tensors.shape(each) for each in tensors] == [[4], [2]]
     assert read(infer(tensor(shape=[4], data=[1, 2, 3, 4])), model=model).job_request.rows is None
-    with pytest.raises(Refused, match=r"has the shape \[4\]"):
+    with pytest.raises(Refused, match=r"must have the shape \[4\]"):
         read(infer(tensor(data=[1, 2, 3, 4])), model=model)
     mixed = model_tensors_of(card([X, {"name": "s", "datatype": "FP32", "shape": []}], unbatched=["s"]))
     assert [mixed.shape(each) for each in mixed.inputs.values()] == [[1, 4], []]
@@ -299,7 +299,7 @@ def test_a_kept_request_is_not_mistaken_for_another_model_version_or_size() -> N
     with pytest.raises(Refused, match="the body has 12"):
         read(body, VALUES[:12])
     other = card([{**X, "shape": [2, 2]}])
-    with pytest.raises(Refused, match=r"has the shape \[-1, 2, 2\]"):
+    with pytest.raises(Refused, match=r"must have the shape \[-1, 2, 2\]"):
         read(body, VALUES, other)
 
 
@@ -344,6 +344,16 @@ def test_outputs_are_written_as_json_and_as_bytes(datatype: str) -> None:
     head = orjson.loads(packed.body[:length])["outputs"][0]
     assert head == {"name": "y", "datatype": datatype, "shape": [1, 2], "parameters": {"binary_data_size": len(data)}}
     assert "id" not in orjson.loads(packed.body[:length])
+
+
+def test_classes_of_no_rows_are_none() -> None:
+    empty = choose_output([OutputTensor("y", "FP32", (0, 3), b"")], RequestedOutput("y", 2))
+    assert (empty.shape, empty.data) == ((0, 2), b"")
+
+
+def test_an_output_that_the_job_of_an_earlier_version_lacks_is_named() -> None:
+    with pytest.raises(Refused, match=r"has the outputs \['y'\], not 'z'"):
+        choose_output([OutputTensor("y", "FP32", (1, 1), bytes(4))], RequestedOutput("z"))
 
 
 def test_nan_and_infinity_are_null_in_json() -> None:

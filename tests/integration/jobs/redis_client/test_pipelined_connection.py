@@ -12,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.contract.errors import StoreUnavailable
+from jobs.contract.job import Submission
 from jobs.redis_client.client import RedisClient
-from jobs.redis_client.pipelined_connection import Arg, RedisConnection, pack, pack_large, pack_set
+from jobs.redis_client.pipelined_connection import FEW_ARGS, Arg, RedisConnection, pack, pack_large, pack_set
+from jobs.store.job_store import JobStore
+from jobs.store.settings import StoreSettings
 from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
@@ -41,6 +44,32 @@ async def test_an_error_belongs_to_its_command_alone(own: tuple[Server, RedisCli
     wrong, right = await pipe.send([("NOSUCH",), ("ECHO", "x")])
     assert isinstance(wrong, hiredis.ReplyError)
     assert right == b"x"
+
+
+async def test_a_command_that_cannot_be_packed_does_not_shift_the_others(own: tuple[Server, RedisClient]) -> None:
+    _, connection = own
+    await connection.command("PING")
+    impossible = cast(str, None)
+    for bad in ([("SET", "a", impossible)], [("PING",), ("SET", "a", impossible)]):
+        with pytest.raises(TypeError):
+            await connection.pipeline(bad)
+    assert await connection.pipeline([("ECHO", "x"), ("ECHO", "y")]) == [b"x", b"y"]
+
+
+async def test_a_submit_of_one_job_is_packed_the_fast_way(own: tuple[Server, RedisClient]) -> None:
+    """`pack_large` takes twice as long for few small arguments."""
+    args: list[Arg] = []
+    _, connection = own
+    store = JobStore(StoreSettings(), connection)
+
+    async def keep(name: str, root: str, *more: Arg) -> list[bytes]:
+        del name
+        args.extend(("EVALSHA", "sha", 1, root, *more))
+        return [b"1"]
+
+    store.run = keep
+    await store.submit([Submission("00" + 32 * "0", "m", "1", "raw", b"input")])
+    assert len(args) <= FEW_ARGS
 
 
 async def test_a_cancelled_command_does_not_shift_the_others(own: tuple[Server, RedisClient]) -> None:
