@@ -29,8 +29,7 @@ MAX_HEADERS: Final = 100
 MAX_LENGTH_DIGITS: Final = 19  # of a Content-Length, because llhttp counts in 64 bits
 BODYLESS_METHODS: Final = frozenset({"GET", "HEAD"})  # a body has no meaning there: it is read and discarded
 HTTP_VERSIONS: Final = ("1.1", "1.0")
-COUNTED_BYTES: Final = 64 << 10  # unread bytes of a body, from which they count as memory at once
-MAX_UNREAD_BYTES: Final = 256 << 10  # of a body, at which reading is paused
+MAX_UNREAD_BYTES: Final = 256 << 10  # of a body, at which reading is paused; from a quarter on they count at once
 UPLOAD_PATH: Final = b"/v1/files"  # its body may be large: the timeout grows with the bytes received
 LINGER_S: Final = 1.0  # before closing, so that an early response can reach the caller
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 s
@@ -240,10 +239,9 @@ class GatewayProtocol(HttpToolsProtocol):
         self._idle_bytes = 0
         if self._is_upload:
             self._upload_bytes += len(body)
-        cycle = self.cycle
-        if self._drops_body or cycle.response_complete:
+        if self._drops_body or (cycle := self.cycle).response_complete:
             return
-        if (unread := cycle.add_body(body)) > COUNTED_BYTES:
+        if (unread := cycle.add_body(body)) > MAX_UNREAD_BYTES // 4:
             if unread > MAX_UNREAD_BYTES:
                 self.flow.pause_reading()
             self._count()

@@ -1,9 +1,10 @@
 """Combines submits into one script call, to share its fixed cost.
 
 A lone submit is not delayed: it is sent as soon as the loop has handled the requests that had arrived. While a group is
-being submitted, new jobs gather in the next one.
+being submitted, new jobs gather in the next one, for MAX_HOLD_S at most.
 """
 
+import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
@@ -22,6 +23,7 @@ GroupKey = tuple[str, frozenset[str], bool]  # the waiting gateway, the closed l
 MAX_GROUP_BYTES: Final = 96 << 10  # a group of this size is closed
 MAX_LARGE_GROUP_BYTES: Final = 1 << 20
 MAX_GROUP_JOBS: Final = 64
+MAX_HOLD_S: Final = 0.01  # that a group waits for the one before it, which may hang
 _NONE: Final[frozenset[str]] = frozenset()
 
 
@@ -53,7 +55,9 @@ class SubmitCoalescer:
         pending = self._open.get(group_key)
         if pending is None:
             pending = self._open[group_key] = PendingSubmits()
-            if group_key not in self._sending:
+            if group_key in self._sending:
+                asyncio.get_running_loop().call_later(MAX_HOLD_S, self._send_held, pending, group_key)
+            else:
                 self._sending.add(group_key)
                 self._tasks.run(self._send_groups(group_key))
         pending.jobs.append(job)
@@ -72,13 +76,21 @@ class SubmitCoalescer:
         finally:
             self._sending.discard(group_key)
 
+    def _send_held(self, pending: PendingSubmits, group_key: GroupKey) -> None:
+        """Submit a group that has waited long enough for the one before it."""
+        if self._open.get(group_key) is pending:
+            del self._open[group_key]
+            self._tasks.run(self._submit(pending, group_key))
+
     async def _submit(self, pending: PendingSubmits, group_key: GroupKey) -> None:
         waiting_gateway, closed, _ = group_key
         try:
             results = await self._store.submit(pending.jobs, waiting_gateway, closed=closed)
-        except BaseException as error:  # noqa: BLE001 - passed to the callers
+        except BaseException as error:
             for on_result in pending.on_results:
                 on_result(error)
+            if not isinstance(error, Exception):  # a cancellation
+                raise
             return
         for on_result, result in zip(pending.on_results, results, strict=True):
             on_result(result)

@@ -84,7 +84,8 @@ class RedisConnection(asyncio.Protocol):
         self._sent: deque[_Sent] = deque()
         self._outgoing: list[bytes | memoryview] = []
         self._alive_at = self._loop.time()  # when bytes last moved on the socket
-        self._queued_bytes = self._written_bytes = 0  # given to the transport; of them, written when last looked
+        self._queued_bytes = 0  # given to the transport
+        self._unwritten_bytes = self._written_bytes = 0  # of them, when last looked
         self._check_due = False
         self._overdue = False
         self._retired = False
@@ -200,10 +201,12 @@ class RedisConnection(asyncio.Protocol):
         self._check_due = bool(self._sent)
         if not self._sent:
             return
-        now, written = self._loop.time(), self._queued_bytes - self._transport.get_write_buffer_size()
-        if written > self._written_bytes:
+        now, unwritten = self._loop.time(), self._transport.get_write_buffer_size()
+        written = self._queued_bytes - unwritten
+        # Bytes that leave at once say nothing: the system takes some for a peer that reads none.
+        if self._unwritten_bytes and written > self._written_bytes:
             self._alive_at = now
-        self._written_bytes = written
+        self._unwritten_bytes, self._written_bytes = unwritten, written
         overdue = now - max(self._sent[0].sent_at, self._alive_at) > self._timeout_s
         if overdue and self._overdue:
             self._fail(TimeoutError(f"no answer within {self._timeout_s:g} s"))

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -279,7 +280,8 @@ def _build_job(  # noqa: PLR0917
     if not state or not head or not head.startswith(_V):
         return None
     name, attempts, owner, started, *rest = state.decode().split(" ")
-    _, _, _, created, _, model, version, lane, tenant = head.decode().split(" ")
+    _, _, _, created, route = head.split(b" ", 4)
+    model, version, lane, tenant = _read_route(route)
     more = read_facts(facts) if facts else _NO_FACTS
     finished, batch_size, stages = rest[:3] if name in FINAL else (_NONE, _NONE, _NONE)
     return Job(
@@ -304,12 +306,19 @@ def _build_job(  # noqa: PLR0917
     )
 
 
+@lru_cache(1024)
+def _read_route(words: bytes) -> tuple[str, str, str, str]:
+    """Return model, version, lane and tenant of the last words of a head; cached, because many jobs share them."""
+    _, model, version, lane, tenant = words.decode().split(" ")
+    return model, version, lane, tenant
+
+
 def _parse_stages(stages: str) -> tuple[float, float, float]:
     decode, batch, infer = stages.split(",")
     return float(decode), float(batch), float(infer)
 
 
-def _parse_us(text: str) -> int:
+def _parse_us(text: str | bytes) -> int:
     us = int(text)
     if not 0 <= us < MAX_TIME_US:
         message = f"{us} is not a valid time"

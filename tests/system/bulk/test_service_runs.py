@@ -131,12 +131,12 @@ def test_a_run_never_exceeds_its_in_flight_limit(slow: Service, tmp_path: Path) 
 
 
 def test_a_run_shows_progress_and_continues_after_a_cancel(slow: Service, tmp_path: Path) -> None:
-    given, results = numbers(tmp_path / "in", 80), tmp_path / "r.jsonl"
+    given, results = numbers(tmp_path / "in", 160), tmp_path / "r.jsonl"
     args = (given, "-o", results, "--url", slow.url, "--max-in-flight", "20")
     with bulk.running(*args) as process:
         wait_until(lambda: bulk.count(results) >= 20, "some are written", 30)
         told = json.loads(bulk.run("-o", results, "--status").out)
-        assert (told["status"], told["total"], told["model"]) == ("running", 80, "slow")
+        assert (told["status"], told["total"], told["model"]) == ("running", 160, "slow")
         second = bulk.run(*args)
         assert second.code == 2
         assert "another run is writing" in second.said
@@ -149,7 +149,7 @@ def test_a_run_shows_progress_and_continues_after_a_cancel(slow: Service, tmp_pa
     assert json.loads(bulk.run("-o", results, "--status").out)["status"] == "canceled"
     done = bulk.run(*args)
     assert done.code == 0, done
-    assert {row["status"] for row in bulk.read_complete_rows(results, 80)} == {"succeeded"}
+    assert {row["status"] for row in bulk.read_complete_rows(results, 160)} == {"succeeded"}
 
 
 def test_ctrl_c_stops_a_run_and_the_same_command_resumes(slow: Service, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ class Store:
         return [READ._replace(id=job_id) for job_id in job_ids]
 
 
-class Submits:
+class SubmitQueue:
     """Keeps what waits for the result of a submit."""
 
     on_result: OnResult
@@ -40,11 +40,11 @@ class Submits:
         self.on_result = on_result
 
 
-class Stand:
+class Bench:
     """A gateway with one submit under way."""
 
     def __init__(self) -> None:
-        self.submits, store = Submits(), Store()
+        self.submits, store = SubmitQueue(), Store()
         self.waiting = JobWaiters(cast("JobStore", store))
         parts = {
             "id": "g",
@@ -63,31 +63,31 @@ class Stand:
 
 
 async def test_an_end_before_the_result_of_the_submit() -> None:
-    stand = Stand()
+    bench = Bench()
     await pass_time(0)
-    assert stand.awaited == ["00a"]
-    stand.submit.end()
+    assert bench.awaited == ["00a"]
+    bench.submit.end()
     await pass_time(0)
-    stand.submits.on_result(Accepted("00a", 1, replayed=False))
-    assert (await stand.outcome).id == "00a"
-    assert stand.awaited == []
+    bench.submits.on_result(Accepted("00a", 1, replayed=False))
+    assert (await bench.outcome).id == "00a"
+    assert bench.awaited == []
 
 
 async def test_a_cancellation_with_a_replayed_job() -> None:
-    stand = Stand()
+    bench = Bench()
     await pass_time(0)
-    stand.submits.on_result(Accepted("00b", 1, replayed=True))
-    assert stand.awaited == ["00b"]
-    stand.outcome.cancel()
+    bench.submits.on_result(Accepted("00b", 1, replayed=True))
+    assert bench.awaited == ["00b"]
+    bench.outcome.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await stand.outcome
-    assert stand.awaited == []
+        await bench.outcome
+    assert bench.awaited == []
 
 
 async def test_a_refusal() -> None:
-    stand = Stand()
+    bench = Bench()
     await pass_time(0)
-    stand.submits.on_result(Refused("invalid_input", "no"))
+    bench.submits.on_result(Refused("invalid_input", "no"))
     with pytest.raises(Refused):
-        await stand.outcome
-    assert stand.awaited == []
+        await bench.outcome
+    assert bench.awaited == []

@@ -18,6 +18,7 @@ from jobs.redis_client.pipelined_connection import FEW_ARGS, Arg, RedisConnectio
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
 from tests.support.servers import Server
+from tests.support.waiting import pass_time
 
 pytestmark = pytest.mark.anyio
 
@@ -146,6 +147,56 @@ async def test_a_silent_server_is_an_error_after_a_timeout_and_then_recovers(own
     assert asyncio.get_running_loop().time() - began < 1.5
     server.process.send_signal(signal.SIGCONT)
     assert await connection.command("PING") == b"PONG"
+
+
+async def test_a_server_is_silent_though_more_commands_are_sent(own: tuple[Server, RedisClient]) -> None:
+    """The system takes them for a server that reads none."""
+    server, connection = own
+    assert server.process is not None
+    await connection.command("PING")
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        first = asyncio.create_task(connection.command("PING"))
+        others = []
+        for _ in range(30):
+            others.append(asyncio.create_task(connection.command("PING")))
+            if (await asyncio.wait([first], timeout=0.05))[0]:
+                break
+        assert first.done()
+        assert isinstance(first.exception(), StoreUnavailable)
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+class SlowReader(asyncio.Protocol):
+    """Reads a part every 10 ms, and answers once it has all of `expected`."""
+
+    expected = 4_000_000
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport, self.read_bytes = cast("asyncio.Transport", transport), 0
+
+    def data_received(self, data: bytes) -> None:
+        self.read_bytes += len(data)
+        self.transport.pause_reading()
+        asyncio.get_running_loop().call_later(0.01, self.transport.resume_reading)
+        if self.read_bytes >= self.expected:
+            self.transport.write(b"+OK\r\n")
+
+
+async def test_a_large_command_that_is_still_being_read_is_no_silence(tmp_path: Path) -> None:
+    """Also while more is queued than has left."""
+    loop = asyncio.get_running_loop()
+    async with await loop.create_unix_server(SlowReader, tmp_path / "s"):
+        transport, _ = await loop.create_unix_connection(asyncio.Protocol, str(tmp_path / "s"))
+        wire = RedisConnection((transport, None), timeout_s=0.2)
+        answer = wire.send([("SET", "a", bytes(SlowReader.expected))])
+        for _ in range(20):
+            wire.put([("SET", "b", bytes(1_000_000))])
+            await pass_time(0.02)
+        assert await answer == [b"OK"]
+        wire.close()
 
 
 async def test_the_connection_is_restored_after_a_server_restart(own: tuple[Server, RedisClient]) -> None:
