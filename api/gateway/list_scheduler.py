@@ -12,9 +12,9 @@ from typing import Any, Final, Generic, TypeVar
 T = TypeVar("T")
 Clock = Callable[[], float]  # returns seconds
 
-SHARE: Final = 0.03  # of the time of the event loop
+SHARE: Final = 0.02  # of the time of the event loop
 REQUEST_S: Final = 0.002  # CPU time of a request besides its list
-MAX_WAIT_S: Final = 0.13
+MAX_WAIT_S: Final = 0.14
 BURST_S: Final = 0.15  # of unused time that is kept for lists that come together
 IDLE_S: Final = 1.0  # after which a list may use more CPU time
 IDLE_BUDGET_S: Final = 0.04
