@@ -25,8 +25,7 @@ end
 -- line), `quota` ('jobs' = it counts among its tenant's open jobs, 'bytes' = so do its outputs), `logged` (a client listens
 -- to all events of its tenant), `request_id` and `traceparent` (jobs/contract/request_context.py).
 -- head: v, bytes of the input, deadline in ms, time of its acceptance in µs, kind (with '+base64' behind it, the
--- parameters are {"encoding":"base64"}), and its route: model, version, lane,
--- tenant.
+-- parameters are {"encoding":"base64"}), and its route: model, version, lane, tenant.
 -- state: the state's name, attempts, worker that claimed it last ('-' = none, or it was returned to its queue), µs of
 -- the last claim ('-' = none). Then, while it is open, '+' if it counts among its tenant's running jobs, else '-', and
 -- its watchers: gateways to notify of its end and, with a '+' behind them, of each change of its state. Once it is

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Store:
-    """Records submits, and answers each when it is told to."""
+    """Records submits. Each ends when its future in `answers` does."""
 
     def __init__(self) -> None:
         self.groups: list[list[str]] = []
