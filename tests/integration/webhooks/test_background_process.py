@@ -17,6 +17,13 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture(autouse=True)
+def no_deliveries_of_other_tests(queue: Server) -> None:
+    """Limits of a tenant count open deliveries, also those that a killed process held: their leases last a minute."""
+    with queue.client() as client:
+        client.flushall()
+
+
 async def test_w1_eight_dead_endpoints_do_not_delay_the_others(post: WebhookStack, queue: Server) -> None:
     """W1: hanging endpoints are separated from the others, whose deliveries arrive within a second."""
     env = {"JITNEY_WEBHOOK_TIMEOUT_S": "10", "JITNEY_WEBHOOK_LEASE_S": "20", "JITNEY_WEBHOOK_SCHEDULE": "0,60"}
@@ -200,9 +207,6 @@ async def test_the_deliveries_of_a_tenant_are_bounded_over_all_its_endpoints(pos
 
 async def test_old_deliveries_are_removed_for_new_ones(post: WebhookStack, queue: Server, receiver: Receiver) -> None:
     """Only ended ones are removed: those waiting for a dead endpoint stay, and block no others."""
-    with queue.client() as client:
-        client.flushall()
-    await post.worker.announce(post.gateway)
     with BackgroundProcess(queue, {"JITNEY_WEBHOOK_LOG": "10", "JITNEY_WEBHOOK_SCHEDULE": "0,60"}):
         away = post.submit(f"http://127.0.0.1:{free_port()}")
         await post.finish()
