@@ -1,7 +1,8 @@
 """Extends uvicorn's HTTP protocol: limits size, time and connections, and holds pipelined requests back.
 
-The bytes of a pipelined request are parsed when the response before it is sent. Timeouts need no timer per request,
-because `sweep_connections` (api/asgi/connection_limits.py) checks all connections.
+The bytes of a pipelined request are parsed when the response before it is sent. A request whose head is known
+(api/asgi/known_heads.py) does not pass through the parser: its body is taken as it arrives. Timeouts need no timer per
+request, because `sweep_connections` (api/asgi/connection_limits.py) checks all connections.
 """
 
 import asyncio
@@ -18,8 +19,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from api.asgi import single_write
 from api.asgi.connection_limits import ConnectionLimits, ConnectionTable
 from api.asgi.cors import CorsPolicy
+from api.asgi.known_heads import KnownHead, KnownHeads
 from api.asgi.request import parse_url
-from api.asgi.request_boundaries import RequestSplitter
+from api.asgi.request_boundaries import BOUNDARY, RequestSplitter
 from api.asgi.request_observer import REQUEST_ID, RequestObserver
 from api.asgi.responses import error_response
 from api.asgi.tenant_budgets import RETRY_AFTER_S
@@ -43,6 +45,7 @@ class GatewayProtocol(HttpToolsProtocol):
     observer = RequestObserver()
     table = ConnectionTable(limits.buffers_bytes)
     cors = CorsPolicy(())
+    heads = KnownHeads()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._joining = single_write.SingleWriteTransport(cast("asyncio.Transport", transport))
@@ -52,6 +55,8 @@ class GatewayProtocol(HttpToolsProtocol):
             single_write.WHOLE_RESPONSE: {"evict": self.evict, "is_closing": self.transport.is_closing}
         }
         self._framing, self._held = RequestSplitter(), b""
+        self._parsed_head: KnownHead | None = None  # parsed from the current piece, if it may be kept
+        self._unparsed_bytes = 0  # of the body of a request with a known head that have not arrived
         self._is_request_complete = True  # received to its end; also true before the first request
         self._is_upgrade = self._drops_body = False
         self._idle_since: float | None = self.loop.time()  # None during a request
@@ -95,11 +100,16 @@ class GatewayProtocol(HttpToolsProtocol):
         """Parse up to the end of a request, and hold back the bytes behind it."""
         start, size = 0, len(data)
         while True:
-            end = self._framing.next_boundary(data, start)
-            self._feed(data[start:end])
+            if self._unparsed_bytes:
+                start = self._take_body(data, start)
+            elif self._is_request_complete and not self._idle_bytes:  # a request begins here
+                start = self._parse_request(data, start)
+            else:
+                end = self._framing.next_boundary(data, start)
+                self._feed(data[start:end])
+                start = end
             if self._idle_bytes > self.limits.head_bytes:
                 self._refuse(self._head_too_large())
-            start = end
             if start == size or self._is_finished or self.transport.is_closing():
                 break
             if not self._can_parse():
@@ -107,6 +117,30 @@ class GatewayProtocol(HttpToolsProtocol):
                 return
         if self._idle_since is not None and self._head_since is None:  # an incomplete head
             self._head_since = self.loop.time()
+
+    def _parse_request(self, data: bytes, start: int) -> int:
+        """Parse the head of a request that begins at `start`, unless it is known; return the end of what was used."""
+        at = data.find(BOUNDARY, start)
+        head = data[start : at + len(BOUNDARY)] if at >= 0 else b""
+        known = self.heads.find(head) if head else None
+        if known is not None:
+            self._begin_known(known)
+            return self._take_body(data, start + len(head))
+        end, self._parsed_head = self._framing.next_boundary(data, start), None
+        self._feed(data[start:end])
+        if self._parsed_head is not None and len(head) == end - start:
+            self.heads.keep(head, self._parsed_head)
+        return end
+
+    def _take_body(self, data: bytes, start: int) -> int:
+        """Take the body of a request with a known head; return its end in the data."""
+        end = min(len(data), start + self._unparsed_bytes)
+        if end > start:
+            self._unparsed_bytes -= end - start
+            self.on_body(data if end - start == len(data) else data[start:end])
+            if not self._unparsed_bytes:
+                self.on_message_complete()
+        return end
 
     def _feed(self, piece: bytes) -> None:
         self._piece_bytes = len(piece)
@@ -168,16 +202,19 @@ class GatewayProtocol(HttpToolsProtocol):
             self._is_upgrade = True  # the parser stops after this head; see `_feed`
             return
         fields = dict(self.headers)
+        declared = 0
         if b"content-length" in fields or b"transfer-encoding" in fields:
-            self._framing.expect_body(self._declared_bytes(fields))
+            declared = self._declared_bytes(fields)
+            self._framing.expect_body(declared)
         if b"expect" in fields and (b"expect", b"100-continue") in [(n, v.lower()) for n, v in self.headers]:
             self.expect_100_continue = True
-        self._begin(fields.get(b"x-request-id", b""))
-        self._idle_since, self._head_since = None, None
-        self._body_since, self._upload_bytes = self.loop.time(), 0
+        scope = self._read_scope(fields)
+        keep_alive = scope["http_version"] != "1.0" and self.parser.should_keep_alive()
         self._is_upload = self.url.startswith(UPLOAD_PATH) and self.url.partition(b"?")[0] == UPLOAD_PATH
+        if keep_alive and declared and not self._is_upload:
+            self._parsed_head = self.heads.prepare(self.url, scope, declared)
+        self._begin(scope, keep_alive=keep_alive)
         self.headers = cast("list[tuple[bytes, bytes]]", deque(maxlen=1))  # bounds the trailers, which are ignored
-        self.table.mark_busy(self)
 
     def _declared_bytes(self, fields: Mapping[bytes, bytes]) -> int:
         """Return the Content-Length, or 0 without one. Refuse framing that llhttp accepts but the gateway does not."""
@@ -197,20 +234,18 @@ class GatewayProtocol(HttpToolsProtocol):
         self._refusal = refusal
         raise refusal
 
-    def _begin(self, request_id: bytes) -> None:
-        """Start the app for a request whose head is complete."""
-        parser = self.parser
+    def _read_scope(self, fields: Mapping[bytes, bytes]) -> dict[str, Any]:
+        """Return the ASGI scope of a request whose head was parsed, without what belongs to the connection."""
+        parser, request_id = self.parser, fields.get(b"x-request-id", b"")
         path, raw_path, query = parse_url(self.url)
         version, method = parser.get_http_version(), parser.get_method().decode("ascii")
         if version not in HTTP_VERSIONS:
             self._raise_refusal(Refused("malformed_request", f"HTTP/{version} is not supported: send HTTP/1.1"))
         self._drops_body = method in BODYLESS_METHODS
-        scope = {
+        return {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
             "http_version": version,
-            "server": self.server,
-            "client": self.client,
             "scheme": self.scheme,
             "root_path": self.root_path,
             "method": method,
@@ -218,10 +253,24 @@ class GatewayProtocol(HttpToolsProtocol):
             "raw_path": raw_path,
             "query_string": query,
             "headers": self.headers,
-            "extensions": self._extensions,
+            "header_map": fields,
             "request_id": request_id if request_id and REQUEST_ID.fullmatch(request_id) else b"",
-            "state": self.app_state.copy(),
         }
+
+    def _begin_known(self, known: KnownHead) -> None:
+        """Start the app for a request with a known head, as `on_message_begin` and `on_headers_complete` do."""
+        self.url, self.headers, self.expect_100_continue = known.url, [], False
+        self._is_request_complete = self._drops_body = self._is_upload = False
+        self._unparsed_bytes = known.body_bytes
+        self._begin(known.scope.copy(), keep_alive=True)
+
+    def _begin(self, scope: dict[str, Any], *, keep_alive: bool) -> None:
+        """Start the app for a request whose head is complete."""
+        self._idle_since, self._head_since = None, None
+        self._body_since, self._upload_bytes = self.loop.time(), 0
+        self.table.mark_busy(self)
+        scope["server"], scope["client"], scope["extensions"] = self.server, self.client, self._extensions
+        scope["state"] = self.app_state.copy()
         self.cycle = cycle = single_write.SingleWriteCycle(
             scope,
             self._joining,
@@ -230,7 +279,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self.on_response_complete,
             self.observer,
             expects_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            keep_alive=keep_alive,
         )
         cycle.task = self.loop.create_task(cycle.run_asgi(self.app))
         self.tasks.add(cycle.task)
@@ -396,5 +445,5 @@ def protocol_with_limits(
     limits: ConnectionLimits, observer: RequestObserver | None = None, cors: CorsPolicy = GatewayProtocol.cors
 ) -> type[GatewayProtocol]:
     table, observer = ConnectionTable(limits.buffers_bytes), observer or RequestObserver()
-    attributes = {"limits": limits, "observer": observer, "table": table, "cors": cors}
+    attributes = {"limits": limits, "observer": observer, "table": table, "cors": cors, "heads": KnownHeads()}
     return type("LimitedProtocol", (GatewayProtocol,), attributes)

@@ -52,7 +52,8 @@ class Request:
         self.query_string: bytes = scope["query_string"]
         self._scope = scope
         self.given_id: str = scope["request_id"].decode() if scope.get("request_id") else ""  # X-Request-ID, if valid
-        self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        # The protocol has made this map of the headers already; a server of tests has not.
+        self.headers: Mapping[bytes, bytes] = scope.get("header_map") or dict(scope["headers"])
         extensions = scope.get("extensions")
         connection = extensions.get(WHOLE_RESPONSE) if extensions else None
         # Ends this request to free memory (api/asgi/protocol.py); None if the server cannot.

@@ -31,6 +31,7 @@ class TracedApp:
         others = [field for field in scope["headers"] if field[0] != HEADER]
         own = [(HEADER, begun.traceparent.encode())] if begun.traceparent else []
         scope["headers"] = [*others, *own]
+        scope.pop("header_map", None)  # it has the caller's
         status = 0
 
         async def send_and_look(message: MutableMapping[str, Any]) -> None:
