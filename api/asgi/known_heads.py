@@ -14,7 +14,10 @@ _SELDOM_REPEATED: Final = frozenset({b"idempotency-key", b"traceparent", b"x-req
 
 
 class KnownHead(NamedTuple):
-    """A parsed head. `scope`: of ASGI, without what differs between connections; `body_bytes`: the Content-Length."""
+    """A parsed head. `scope`: of ASGI, without what differs between connections; `body_bytes`: the Content-Length.
+
+    `scope["head_memo"]` is one dict for all requests with this head, where later steps keep what follows from it.
+    """
 
     url: bytes
     scope: dict[str, Any]
@@ -35,7 +38,7 @@ class KnownHeads:
         """Return what to keep of a parsed head; None if it is not likely to be sent again."""
         if scope["method"] != "POST" or not _SELDOM_REPEATED.isdisjoint(scope["header_map"]):
             return None
-        return KnownHead(url, dict(scope), body_bytes)
+        return KnownHead(url, {**scope, "head_memo": {}}, body_bytes)
 
     def keep(self, head: bytes, known: KnownHead) -> None:
         """Keep a head. A full table is emptied."""

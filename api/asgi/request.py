@@ -54,6 +54,7 @@ class Request:
         self.given_id: str = scope["request_id"].decode() if scope.get("request_id") else ""  # X-Request-ID, if valid
         # The protocol has made this map of the headers already; a server of tests has not.
         self.headers: Mapping[bytes, bytes] = scope.get("header_map") or dict(scope["headers"])
+        self.memo: dict[str, Any] | None = scope.get("head_memo")  # see api/asgi/known_heads.py
         extensions = scope.get("extensions")
         connection = extensions.get(WHOLE_RESPONSE) if extensions else None
         # Ends this request to free memory (api/asgi/protocol.py); None if the server cannot.

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
 
-from api.asgi.single_write import WHOLE_RESPONSE, encode_fields
+from api.asgi.single_write import WHOLE_RESPONSE, encode_fields, try_respond
 from jobs.contract.errors import JitneyError, RetryLater
 from jobs.metrics.refusals import count_refusal
 
@@ -48,7 +48,9 @@ class HttpResponse(NamedTuple):
         return b"content-type: %b\r\ncontent-length: %d\r\n%b" % (self.content_type, len(self.body), _SECURITY_FIELDS)
 
     async def send(self, scope: Scope, send: Send) -> None:
-        """Send the response over ASGI, as one message if the server supports it (api/asgi/single_write.py)."""
+        """Send the response over ASGI, in one piece if the server supports it (api/asgi/single_write.py)."""
+        if try_respond(send, self.status, self.headers, self.body, self.common_fields()):
+            return
         if WHOLE_RESPONSE in scope.get("extensions", ()):
             fields = {"headers": self.headers, "encoded": self.common_fields()}
             await send({"type": WHOLE_RESPONSE, "status": self.status, "body": self.body, **fields})

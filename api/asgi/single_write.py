@@ -253,15 +253,26 @@ class SingleWriteCycle(RequestResponseCycle):
             return
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
+        self._respond(message["status"], message["headers"], message["body"], message.get("encoded", b""))
+
+    def try_respond(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, encoded: bytes) -> bool:
+        """Send a whole response at once, as `send` does; return False if `send` must be used."""
+        if self.flow.write_paused or self.response_started:
+            return False
+        self._respond(status, headers, body, encoded)
+        return True
+
+    def _respond(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, encoded: bytes) -> None:
+        """Send a whole response, unless the caller has disconnected."""
         if self.disconnected:
             return
-        is_early, status, request_id = self.more_body, message["status"], self._observer.id_of(self.scope)
-        encoded = b"%bx-request-id: %b\r\n" % (message.get("encoded", b""), request_id)
-        head = encode_head(status, message["headers"], closes=is_early or not self.keep_alive, encoded=encoded)
+        is_early = self.more_body
+        encoded += b"x-request-id: %b\r\n" % self._observer.id_of(self.scope)
+        head = encode_head(status, headers, closes=is_early or not self.keep_alive, encoded=encoded)
         self.response_started = self.response_complete = True
         self.waiting_for_100_continue = False
         self.is_answered_early, self.status = is_early, status
-        self.transport.write_and_flush(head if self._is_head else head + message["body"])
+        self.transport.write_and_flush(head if self._is_head else head + body)
         self.wake()
         if not self.keep_alive and not is_early:  # otherwise the protocol closes it later, so that it is not lost
             self.transport.close()
@@ -293,6 +304,14 @@ class SingleWriteCycle(RequestResponseCycle):
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
+
+
+def try_respond(
+    send: Callable[..., Any], status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, encoded: bytes
+) -> bool:
+    """Send a whole response to the request of this `send` at once; return False if a message must be sent."""
+    cycle = getattr(send, "__self__", None)
+    return isinstance(cycle, SingleWriteCycle) and cycle.try_respond(status, headers, body, encoded)
 
 
 def take_body(receive: Callable[[], Any]) -> bytes | None:

@@ -43,7 +43,20 @@ class AccessControl:
         self._rates = RateLimiter(window_s)
 
     def authorize(self, request: Request) -> Caller | None:
-        """Return the caller, or None on a public path; raises Refused or StoreUnavailable."""
+        """Return the caller, or None on a public path; raises Refused or StoreUnavailable.
+
+        The caller of a head that repeats is found again only if the API keys were read since.
+        """
+        memo = request.memo
+        if memo is None:
+            return self._authorize(request)
+        keys, known = self._callers.keys, memo.get("authorized")
+        if known is None or known[0] is not keys:
+            known = memo["authorized"] = (keys, self._authorize(request))
+        caller: Caller | None = known[1]
+        return caller
+
+    def _authorize(self, request: Request) -> Caller | None:
         if request.path in PUBLIC_PATHS or request.path.startswith(PUBLIC_PREFIX):
             return None
         caller = self._callers.find(request)

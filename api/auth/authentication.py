@@ -9,6 +9,7 @@ import ipaddress
 import logging
 import math
 import time
+from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
 from api.asgi.cors import CorsPolicy
@@ -68,6 +69,11 @@ class Authenticator(PeriodicRefresh):
         self._had_keys = False
         self._cors = cors
         self._server_ahead_s = 0.0  # the clock of the queue's server less the monotonic one
+
+    @property
+    def keys(self) -> Mapping[str, ApiKey] | None:
+        """The API keys by id, another object each time that they are read; None before."""
+        return self._keys
 
     @property
     def mode(self) -> str:

@@ -31,7 +31,8 @@ class TracedApp:
         others = [field for field in scope["headers"] if field[0] != HEADER]
         own = [(HEADER, begun.traceparent.encode())] if begun.traceparent else []
         scope["headers"] = [*others, *own]
-        scope.pop("header_map", None)  # it has the caller's
+        for name in ("header_map", "head_memo"):  # of the caller's headers
+            scope.pop(name, None)
         status = 0
 
         async def send_and_look(message: MutableMapping[str, Any]) -> None:

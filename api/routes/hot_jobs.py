@@ -5,6 +5,7 @@ FastAPI's router, validation and response classes cost several times the work of
 """
 
 import time
+from typing import NamedTuple
 
 import orjson
 
@@ -29,6 +30,15 @@ from jobs.contract.request_context import REQUEST_CONTEXT, RequestContext, read_
 
 JOBS_PATH = "/v1/jobs"
 JOB_ROUTE, OUTPUT_ROUTE = f"{JOBS_PATH}/{{job_id}}", f"{JOBS_PATH}/{{job_id}}/output"
+
+
+class _SubmitHead(NamedTuple):
+    """What the head of a submit says. `is_raw`: its input is the body, and its query may be cached."""
+
+    wait_s: float
+    limit_bytes: int
+    is_raw: bool
+    headers: tuple[Header, ...]  # of the response
 
 
 class HotRoutes:
@@ -88,12 +98,9 @@ def _remember_origin(request: Request) -> None:
 
 async def post_job(gateway: Gateway, request: Request, receive: Receive) -> Response:
     """Handle `POST /v1/jobs`: 202 with the jobs, or with `Prefer: wait=N` 200 if they are final within N seconds."""
-    settings = gateway.settings
-    prefer = request.header(b"prefer")
-    wait_text = _prefer_wait(prefer) if prefer else ""
-    wait_s = _wait_seconds(wait_text, settings.max_wait_s) if wait_text else 0
-    headers: list[Header] = [(b"preference-applied", b"wait=%d" % wait_s)] if wait_text else []
-    submitted = await _submit_body(gateway, request, receive, wait_s)
+    wait_s, limit_bytes, is_raw, first = _read_submit_head(gateway, request)
+    headers = [*first]
+    submitted = await _submit_body(gateway, request, receive, wait_s, limit_bytes, is_raw=is_raw)
     if not isinstance(submitted, SingleSubmit):
         results, awaited = submitted
         with awaited:
@@ -111,8 +118,28 @@ async def post_job(gateway: Gateway, request: Request, receive: Receive) -> Resp
     return responses.submit_response(orjson.dumps(job_view(job)), headers, is_final=is_final)
 
 
+def _read_submit_head(gateway: Gateway, request: Request) -> "_SubmitHead":
+    """Return what the head of a submit says; raises Refused. It is kept for a head that repeats."""
+    memo = request.memo
+    if memo is not None and (known := memo.get("submit")) is not None:
+        head: _SubmitHead = known
+        return head
+    settings, prefer = gateway.settings, request.header(b"prefer")
+    wait_text = _prefer_wait(prefer) if prefer else ""
+    wait_s = _wait_seconds(wait_text, settings.max_wait_s) if wait_text else 0
+    head = _SubmitHead(
+        wait_s,
+        body_limit_bytes(request, settings.max_body_bytes),
+        request.content_type == OCTET_STREAM and len(request.query_string) <= MAX_CACHED_BYTES,
+        ((b"preference-applied", b"wait=%d" % wait_s),) if wait_text else (),
+    )
+    if memo is not None:
+        memo["submit"] = head
+    return head
+
+
 async def _submit_body(
-    gateway: Gateway, request: Request, receive: Receive, wait_s: float
+    gateway: Gateway, request: Request, receive: Receive, wait_s: float, limit_bytes: int, *, is_raw: bool
 ) -> SingleSubmit | tuple[list[Submitted | JitneyError], BudgetShare]:
     """Receive the body and submit its jobs. The body is released before the wait for their outcomes.
 
@@ -122,9 +149,8 @@ async def _submit_body(
     awaited: BudgetShare | None = None
     share = gateway.reserve_body(request, key)
     try:
-        body = await request.body(receive, share, body_limit_bytes(request, settings.max_body_bytes))
+        body = await request.body(receive, share, limit_bytes)
         if not multi_job.is_many(request, body):
-            is_raw = request.content_type == OCTET_STREAM and len(request.query_string) <= MAX_CACHED_BYTES
             raw = body if is_raw else None
             job_request = read_raw_request(request, body) if is_raw else await read_job_request(request, body)
             job = admit_single(gateway, request.tenant, job_request, key, raw)

@@ -13,8 +13,9 @@ from jobs.contract.job import Job
 _OUTPUT_MARK: Final = b'"%s"' % secrets.token_hex(16).encode()  # in place of an output; no metadata can contain it
 
 
+@lru_cache(256)
 def format_timestamp(us: int | None) -> str | None:
-    """Format a time in µs since the epoch as RFC 3339 with ms."""
+    """Format a time in µs since the epoch as RFC 3339 with ms; cached, because jobs of one call share it."""
     if us is None:
         return None
     digits = str(us) if us >= 1_000_000 else f"{us:07d}"
@@ -23,7 +24,7 @@ def format_timestamp(us: int | None) -> str | None:
 
 @lru_cache(16)
 def _format_second(seconds: str) -> str:
-    """Format a second; cached, because jobs of one moment share it."""
+    """Format a second; cached, because times of one moment share it."""
     return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+import httpx2
 import orjson
 import pytest
 
@@ -53,7 +54,9 @@ def test_without_keys_a_gateway_on_loopback_is_open_and_says_so(gateway: Gateway
 
 
 def test_once_a_key_exists_each_request_needs_one(queue: Server, gateway: GatewayProcess) -> None:
+    assert 401 not in _submit_repeatedly(gateway.http)
     (caller,) = callers(queue, gateway, "acme")
+    assert _submit_repeatedly(gateway.http) == {401}
     for path in PRIVATE:
         answer = gateway.http.get(path)
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized"), path
@@ -65,6 +68,12 @@ def test_once_a_key_exists_each_request_needs_one(queue: Server, gateway: Gatewa
     assert gateway.http.post("/predict").json()["success"] is False
     assert caller.get("/v1/jobs").status_code == 200
     assert "callers need an API key" in gateway.log()
+
+
+def _submit_repeatedly(caller: httpx2.Client) -> set[int]:
+    """Submit with the same head, whose caller the gateway remembers; return the statuses."""
+    head = {"content-type": "image/png"}
+    return {caller.post("/v1/jobs?model=m", content=PNG, headers=head).status_code for _ in range(4)}
 
 
 def test_metrics_need_the_role_admin(shared: GatewayProcess) -> None:
@@ -140,8 +149,10 @@ def test_a_revoked_key_is_refused_and_revoking_the_last_one_does_not_allow_anony
     listed = jitney_keys(queue.url, "list").stdout
     key_id = listed.splitlines()[1].split()[0]
     assert ("acme" in listed, caller.headers["authorization"].removeprefix("Bearer ") in listed) == (True, False)
+    assert 401 not in _submit_repeatedly(caller)
     assert jitney_keys(queue.url, "revoke", key_id).returncode == 0
     wait_until(lambda: caller.get("/v1/jobs").status_code == 401, "it is revoked", 3)
+    assert _submit_repeatedly(caller) == {401}
     assert gateway.http.get("/v1/jobs").status_code == 401
     assert jitney_keys(queue.url, "revoke", key_id).returncode == 1
 
