@@ -25,7 +25,7 @@ from tests.support.model_files import audio, segmentation, tabular
 from tests.support.service import ROOT
 from tests.support.service import Service as Jitney
 
-PATIENCE_S = 10
+PATIENCE_S = 30
 STROKES = {  # points on the pad, 280 wide and high, as a hand would go
     "7": [(62, 66), (140, 62), (214, 64), (176, 140), (130, 228)],
     "1": [(142, 60), (140, 110), (139, 165), (138, 220)],

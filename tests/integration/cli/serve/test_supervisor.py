@@ -22,7 +22,8 @@ from cli.serve.child_process import ChildProcess
 from cli.serve.start_errors import CannotStart, print_line
 from cli.serve.supervisor import Backoff, Supervisor
 
-TELL = "import os, signal, sys, time; tell = lambda text: print(text, os.getpid(), flush=True)\\n"
+# Not by print: a signal handler that interrupts one cannot print.
+TELL = "import os, signal, sys, time; tell = lambda text: os.write(1, f'{{text}} {{os.getpid()}}\\\\n'.encode())\\n"
 END = "signal.signal(signal.SIGTERM, lambda *_: (tell('ends ' + NAME), sys.exit()))\\n"
 
 def child(name, code="tell('up ' + NAME); time.sleep(60)", **more):
