@@ -9,28 +9,24 @@ import asyncio
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from api.asgi import single_write
+from api.asgi import request_head, single_write
 from api.asgi.connection_limits import ConnectionLimits, ConnectionTable
 from api.asgi.cors import CorsPolicy
 from api.asgi.known_heads import KnownHead, KnownHeads
-from api.asgi.request import parse_url
 from api.asgi.request_boundaries import BOUNDARY, RequestSplitter
-from api.asgi.request_observer import REQUEST_ID, RequestObserver
+from api.asgi.request_observer import RequestObserver
 from api.asgi.responses import error_response
 from api.asgi.tenant_budgets import RETRY_AFTER_S
 from jobs.contract.errors import JitneyError, QueueFull, Refused, RetryLater
 
-MAX_HEADERS: Final = 100
-MAX_LENGTH_DIGITS: Final = 19  # of a Content-Length, because llhttp counts in 64 bits
 BODYLESS_METHODS: Final = frozenset({"GET", "HEAD"})  # a body has no meaning there: it is read and discarded
-HTTP_VERSIONS: Final = ("1.1", "1.0")
 MAX_UNREAD_BYTES: Final = 256 << 10  # of a body, at which reading is paused; from a quarter on they count at once
 UPLOAD_PATH: Final = b"/v1/files"  # its body may be large: the timeout grows with the bytes received
 LINGER_S: Final = 1.0  # before closing, so that an early response can reach the caller
@@ -51,8 +47,13 @@ class GatewayProtocol(HttpToolsProtocol):
         self._joining = single_write.SingleWriteTransport(cast("asyncio.Transport", transport))
         super().connection_made(cast("asyncio.Transport", self._joining))
         self.flow = self._flow = single_write.HoldingFlowControl(self.transport)
-        self._extensions: dict[str, dict[object, object]] = {
-            single_write.WHOLE_RESPONSE: {"evict": self.evict, "is_closing": self.transport.is_closing}
+        self._connection_scope = {
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "server": self.server,
+            "client": self.client,
+            "extensions": {single_write.WHOLE_RESPONSE: {"evict": self.evict, "is_closing": self.transport.is_closing}},
         }
         self._framing, self._held = RequestSplitter(), b""
         self._parsed_head: KnownHead | None = None  # parsed from the current piece, if it may be kept
@@ -109,7 +110,7 @@ class GatewayProtocol(HttpToolsProtocol):
                 self._feed(data[start:end])
                 start = end
             if self._idle_bytes > self.limits.head_bytes:
-                self._refuse(self._head_too_large())
+                self._refuse(request_head.too_large(self.limits.head_bytes))
             if start == size or self._is_finished or self.transport.is_closing():
                 break
             if not self._can_parse():
@@ -158,12 +159,11 @@ class GatewayProtocol(HttpToolsProtocol):
 
         With this field llhttp would take the body for data of another protocol.
         """
-        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
-        lines += [b"%s: %s" % field for field in self.headers if field[0] != b"upgrade"]
+        head = request_head.encode_without_upgrade(self.parser, self.url, self.headers)
         self._is_upgrade = False
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as in uvicorn
-        self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+        self.parser.feed_data(head)
 
     def _hold_back(self, data: bytes) -> None:
         """Keep the bytes behind a request unparsed, and pause reading."""
@@ -187,75 +187,39 @@ class GatewayProtocol(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             raise RuntimeError("a request was parsed before the response to the previous one")  # a bug of the splitter
         self.url, self.headers, self.expect_100_continue = b"", [], False
-        self._is_request_complete = False
-        self._idle_bytes = 0
+        self._is_request_complete, self._idle_bytes = False, 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        if len(self.headers) > MAX_HEADERS or self._piece_bytes > self.limits.head_bytes < self._head_bytes():
-            self._raise_refusal(self._head_too_large())
+        try:
+            self._begin_parsed()
+        except Refused as refusal:  # it stops the parser, and `send_400_response` sends it
+            self._refusal = refusal
+            raise
+
+    def _begin_parsed(self) -> None:
+        """Start the app for a request whose head was parsed, unless its head has an Upgrade field. Raises Refused."""
+        request_head.check_size(self.url, self.headers, self._piece_bytes, self.limits.head_bytes)
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                self._raise_refusal(Refused("malformed_request", "CONNECT is not supported: this is not a proxy"))
+                raise Refused("malformed_request", "CONNECT is not supported: this is not a proxy")
             self._is_upgrade = True  # the parser stops after this head; see `_feed`
             return
-        fields = dict(self.headers)
-        declared = 0
+        fields, declared = dict(self.headers), 0
         if b"content-length" in fields or b"transfer-encoding" in fields:
-            declared = self._declared_bytes(fields)
+            declared = request_head.declared_bytes(self.headers, fields)
             self._framing.expect_body(declared)
         if b"expect" in fields and (b"expect", b"100-continue") in [(n, v.lower()) for n, v in self.headers]:
             self.expect_100_continue = True
-        scope = self._read_scope(fields)
+        scope = request_head.build_scope(self.parser, self.url, self.headers, fields)
         keep_alive = scope["http_version"] != "1.0" and self.parser.should_keep_alive()
-        self._is_upload = self.url.startswith(UPLOAD_PATH) and self.url.partition(b"?")[0] == UPLOAD_PATH
+        self._drops_body, self._is_upload = scope["method"] in BODYLESS_METHODS, scope["raw_path"] == UPLOAD_PATH
         if keep_alive and declared and not self._is_upload:
             self._parsed_head = self.heads.prepare(self.url, scope, declared)
         self._begin(scope, keep_alive=keep_alive)
         self.headers = cast("list[tuple[bytes, bytes]]", deque(maxlen=1))  # bounds the trailers, which are ignored
-
-    def _declared_bytes(self, fields: Mapping[bytes, bytes]) -> int:
-        """Return the Content-Length, or 0 without one. Refuse framing that llhttp accepts but the gateway does not."""
-        digits = fields.get(b"content-length", b"").strip()
-        if b"transfer-encoding" in fields:
-            codings = [value for name, value in self.headers if name == b"transfer-encoding"]
-            if b"".join(codings).lower().strip() not in (b"", b"chunked"):
-                message = "Transfer-Encoding must be chunked; send a compressed body with Content-Encoding"
-                self._raise_refusal(Refused("malformed_request", message))
-        if digits and (len(digits) > MAX_LENGTH_DIGITS or not digits.isdigit()):
-            message = f"Content-Length must be a number of at most {MAX_LENGTH_DIGITS} digits"
-            self._raise_refusal(Refused("malformed_request", message))
-        return int(digits or b"0")
-
-    def _raise_refusal(self, refusal: JitneyError) -> NoReturn:
-        """Stop the parser with an error, which `send_400_response` sends."""
-        self._refusal = refusal
-        raise refusal
-
-    def _read_scope(self, fields: Mapping[bytes, bytes]) -> dict[str, Any]:
-        """Return the ASGI scope of a request whose head was parsed, without what belongs to the connection."""
-        parser, request_id = self.parser, fields.get(b"x-request-id", b"")
-        path, raw_path, query = parse_url(self.url)
-        version, method = parser.get_http_version(), parser.get_method().decode("ascii")
-        if version not in HTTP_VERSIONS:
-            self._raise_refusal(Refused("malformed_request", f"HTTP/{version} is not supported: send HTTP/1.1"))
-        self._drops_body = method in BODYLESS_METHODS
-        return {
-            "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": version,
-            "scheme": self.scheme,
-            "root_path": self.root_path,
-            "method": method,
-            "path": path,
-            "raw_path": raw_path,
-            "query_string": query,
-            "headers": self.headers,
-            "header_map": fields,
-            "request_id": request_id if request_id and REQUEST_ID.fullmatch(request_id) else b"",
-        }
 
     def _begin_known(self, known: KnownHead) -> None:
         """Start the app for a request with a known head, as `on_message_begin` and `on_headers_complete` do."""
@@ -269,15 +233,10 @@ class GatewayProtocol(HttpToolsProtocol):
         self._idle_since, self._head_since = None, None
         self._body_since, self._upload_bytes = self.loop.time(), 0
         self.table.mark_busy(self)
-        scope["server"], scope["client"], scope["extensions"] = self.server, self.client, self._extensions
+        scope |= self._connection_scope
         scope["state"] = self.app_state.copy()
         self.cycle = cycle = single_write.SingleWriteCycle(
-            scope,
-            self._joining,
-            self.flow,
-            self.server_state,
-            self.on_response_complete,
-            self.observer,
+            *(scope, self._joining, self.flow, self.server_state, self.on_response_complete, self.observer),
             expects_100_continue=self.expect_100_continue,
             keep_alive=keep_alive,
         )
@@ -402,14 +361,6 @@ class GatewayProtocol(HttpToolsProtocol):
         with suppress(OSError):  # it is closed already
             self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self.transport.abort()
-
-    def _head_bytes(self) -> int:
-        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-
-    def _head_too_large(self) -> Refused:
-        limit_bytes = self.limits.head_bytes
-        message = f"the head of the request exceeds the limit of {limit_bytes} bytes or {MAX_HEADERS} header fields"
-        return Refused("head_too_large", message, limit_bytes=limit_bytes, limit=MAX_HEADERS)
 
     def _refuse(self, error: JitneyError) -> None:
         """Send an error in place of the app's response and close; abort if a response has already started."""
