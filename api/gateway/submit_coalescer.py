@@ -21,7 +21,7 @@ GroupKey = tuple[str, frozenset[str], bool]  # the waiting gateway, the closed l
 
 # Large inputs have groups of their own, and groups are bounded, so that small jobs do not wait behind large ones.
 MAX_GROUP_BYTES: Final = 96 << 10  # a group of this size is closed
-MAX_LARGE_GROUP_BYTES: Final = 1 << 20
+MAX_LARGE_GROUP_BYTES: Final = 4 << 20  # of inputs, which travel beside the script
 MAX_GROUP_JOBS: Final = 64
 MAX_HOLD_S: Final = 0.01  # that a group waits for the one before it, which may hang
 _NONE: Final[frozenset[str]] = frozenset()
