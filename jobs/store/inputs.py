@@ -11,8 +11,15 @@ from jobs.contract.job import ClaimedJob, Submission
 from jobs.redis_client import keys
 from jobs.redis_client.client import RedisClient
 from jobs.redis_client.pipelined_connection import pack_set
+from jobs.store.codec import OWN_KEY_BYTES
 
 UNSUBMITTED_TTL_MS: Final = 60_000
+
+
+def script_bytes(job: Submission) -> int:
+    """Return the size of the input in the arguments of the submit script: 0 for a large one."""
+    size = len(job.input)
+    return size if size < OWN_KEY_BYTES else 0
 
 
 async def write_inputs(connection: RedisClient, jobs: Sequence[Submission]) -> None:

@@ -125,7 +125,7 @@ class JobStore:
         self, root: str, jobs: Sequence[Submission], waiting_gateway: str, closed: Collection[str]
     ) -> list[Accepted | JitneyError]:
         """Submit jobs of one shard, by a script for each slice."""
-        slices = _group_by_bytes(jobs, _script_bytes, MAX_SUBMIT_BYTES, MAX_SUBMIT_JOBS)
+        slices = _group_by_bytes(jobs, inputs.script_bytes, MAX_SUBMIT_BYTES, MAX_SUBMIT_JOBS)
         results = await self._submit(root, slices[0], waiting_gateway, closed)
         for part in slices[1:]:
             results += await self._submit(root, part, waiting_gateway, closed)
@@ -377,12 +377,6 @@ class JobStore:
         if len(self.roots) == 1:
             return [(self.roots[0], list(items))]
         return [(self.roots[nth], list(group)) for nth, group in groupby(sorted(items, key=shard), key=shard)]
-
-
-def _script_bytes(job: Submission) -> int:
-    """Return the size of the input in the arguments of the submit; a large input is not among them."""
-    size = len(job.input)
-    return size if size < codec.OWN_KEY_BYTES else 0
 
 
 def _group_by_bytes(
