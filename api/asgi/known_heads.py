@@ -1,7 +1,7 @@
 """Keeps parsed heads, so that a request whose head equals an earlier one byte for byte is not parsed again.
 
 Callers that submit jobs send the same head again and again, and to parse it costs more than any other step of a small
-request. Only the heads of requests with a body are kept: others name jobs, and seldom repeat.
+request. Only heads of POSTs with a Content-Length are kept: others name jobs, and seldom repeat.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ class KnownHeads:
         return self._known.get(head)
 
     def prepare(self, url: bytes, scope: Mapping[str, Any], body_bytes: int) -> KnownHead | None:
-        """Return what to keep of a parsed head; None if it is not likely to be sent again."""
+        """Return what to keep of a parsed head; None if it must not or need not be kept."""
         if scope["method"] != "POST" or not _SELDOM_REPEATED.isdisjoint(scope["header_map"]):
             return None
         return KnownHead(url, {**scope, "head_memo": {}}, body_bytes)

@@ -134,7 +134,7 @@ class GatewayProtocol(HttpToolsProtocol):
         return end
 
     def _take_body(self, data: bytes, start: int) -> int:
-        """Take the body of a request with a known head; return its end in the data."""
+        """Take the body of a request with a known head; return the offset behind what was taken."""
         end = min(len(data), start + self._unparsed_bytes)
         if end > start:
             self._unparsed_bytes -= end - start
@@ -216,7 +216,7 @@ class GatewayProtocol(HttpToolsProtocol):
         scope = request_head.build_scope(self.parser, self.url, self.headers, fields)
         keep_alive = scope["http_version"] != "1.0" and self.parser.should_keep_alive()
         self._drops_body, self._is_upload = scope["method"] in BODYLESS_METHODS, scope["raw_path"] == UPLOAD_PATH
-        if keep_alive and declared and not self._is_upload:
+        if keep_alive and declared and not self._is_upload:  # uploads have a timeout of their own
             self._parsed_head = self.heads.prepare(self.url, scope, declared)
         self._begin(scope, keep_alive=keep_alive)
         self.headers = cast("list[tuple[bytes, bytes]]", deque(maxlen=1))  # bounds the trailers, which are ignored

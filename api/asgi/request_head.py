@@ -17,7 +17,7 @@ Fields = Sequence[tuple[bytes, bytes]]
 
 
 def check_size(url: bytes, headers: Fields, at_most: int, limit_bytes: int) -> None:
-    """Raise Refused for a head that is too large. `at_most`: bytes that it cannot exceed."""
+    """Raise Refused for a head that is too large. `at_most`: an upper bound of its size."""
     if len(headers) > MAX_HEADERS:
         raise too_large(limit_bytes)
     if at_most > limit_bytes < len(url) + sum(len(name) + len(value) for name, value in headers):

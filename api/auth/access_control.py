@@ -45,14 +45,15 @@ class AccessControl:
     def authorize(self, request: Request) -> Caller | None:
         """Return the caller, or None on a public path; raises Refused or StoreUnavailable.
 
-        The caller of a head that repeats is found again only if the API keys were read since.
+        For a head that repeats, the caller found last time is returned, unless the API keys have been read again. No
+        such head has a read token, which expires: tokens are for GET only (api/asgi/known_heads.py keeps POSTs).
         """
         memo = request.memo
         if memo is None:
             return self._authorize(request)
-        keys, known = self._callers.keys, memo.get("authorized")
-        if known is None or known[0] is not keys:
-            known = memo["authorized"] = (keys, self._authorize(request))
+        keys_read, known = self._callers.keys_read, memo.get("authorized")
+        if known is None or known[0] is not keys_read:
+            known = memo["authorized"] = (keys_read, self._authorize(request))
         caller: Caller | None = known[1]
         return caller
 

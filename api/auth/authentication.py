@@ -9,7 +9,6 @@ import ipaddress
 import logging
 import math
 import time
-from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
 from api.asgi.cors import CorsPolicy
@@ -67,13 +66,9 @@ class Authenticator(PeriodicRefresh):
         self._checks_host = anonymous_access == "loopback"
         self._keys: dict[str, ApiKey] | None = None  # None: not read yet
         self._had_keys = False
+        self.keys_read = object()  # another one after each read of the keys
         self._cors = cors
         self._server_ahead_s = 0.0  # the clock of the queue's server less the monotonic one
-
-    @property
-    def keys(self) -> Mapping[str, ApiKey] | None:
-        """The API keys by id, another object each time that they are read; None before."""
-        return self._keys
 
     @property
     def mode(self) -> str:
@@ -96,6 +91,7 @@ class Authenticator(PeriodicRefresh):
         before = self.mode
         self._server_ahead_s = await self._connection.now_ms() / 1000 - time.monotonic()
         self._keys = await api_keys.read_keys(self._connection)
+        self.keys_read = object()
         self._had_keys = self._had_keys or bool(self._keys)
         if self.mode != before:
             (log.warning if self._is_open and not self._on_loopback else log.info)("%s", self.mode)
