@@ -1,6 +1,6 @@
 """Keeps parsed heads, so that a request whose head equals an earlier one byte for byte is not parsed again.
 
-Callers that submit jobs send the same head again and again, and to parse it costs more than any other step of a small
+Callers that submit jobs send the same head many times, and parsing it costs more than any other step of a small
 request. Only heads of POSTs with a Content-Length are kept: others name jobs, and seldom repeat.
 """
 
@@ -9,14 +9,14 @@ from typing import Any, Final, NamedTuple
 
 MAX_KEPT: Final = 64
 MAX_HEAD_BYTES: Final = 2048
-# Fields whose value differs from one request to the next, and `Expect`, which has an effect on the connection.
-_SELDOM_REPEATED: Final = frozenset({b"idempotency-key", b"traceparent", b"x-request-id", b"expect"})
+# Fields whose value differs from one request to the next, and `Expect`, which needs an answer of its own.
+_NOT_KEPT: Final = frozenset({b"idempotency-key", b"traceparent", b"x-request-id", b"expect"})
 
 
 class KnownHead(NamedTuple):
-    """A parsed head. `scope`: of ASGI, without what differs between connections; `body_bytes`: the Content-Length.
+    """A parsed head: its URL, the ASGI scope without the fields of the connection, and the Content-Length.
 
-    `scope["head_memo"]` is one dict for all requests with this head, where later steps keep what follows from it.
+    `scope["head_memo"]` is one dict for all requests with this head. Later steps keep there what follows from the head.
     """
 
     url: bytes
@@ -36,7 +36,7 @@ class KnownHeads:
 
     def prepare(self, url: bytes, scope: Mapping[str, Any], body_bytes: int) -> KnownHead | None:
         """Return what to keep of a parsed head; None if it must not or need not be kept."""
-        if scope["method"] != "POST" or not _SELDOM_REPEATED.isdisjoint(scope["header_map"]):
+        if scope["method"] != "POST" or not _NOT_KEPT.isdisjoint(scope["header_map"]):
             return None
         return KnownHead(url, {**scope, "head_memo": {}}, body_bytes)
 

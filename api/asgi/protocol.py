@@ -120,7 +120,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._head_since = self.loop.time()
 
     def _parse_request(self, data: bytes, start: int) -> int:
-        """Parse the head of a request that begins at `start`, unless it is known; return the end of what was used."""
+        """Parse the head of a request that begins at `start`, unless it is known; return the offset behind it."""
         at = data.find(BOUNDARY, start)
         head = data[start : at + len(BOUNDARY)] if at >= 0 else b""
         known = self.heads.find(head) if head else None

@@ -49,10 +49,11 @@ class HttpResponse(NamedTuple):
 
     async def send(self, scope: Scope, send: Send) -> None:
         """Send the response over ASGI, in one piece if the server supports it (api/asgi/single_write.py)."""
-        if try_respond(send, self.status, self.headers, self.body, self.common_fields()):
+        encoded = self.common_fields()
+        if try_respond(send, self.status, self.headers, self.body, encoded):
             return
         if WHOLE_RESPONSE in scope.get("extensions", ()):
-            fields = {"headers": self.headers, "encoded": self.common_fields()}
+            fields = {"headers": self.headers, "encoded": encoded}
             await send({"type": WHOLE_RESPONSE, "status": self.status, "body": self.body, **fields})
             return
         length = (b"content-length", b"%d" % len(self.body))

@@ -31,7 +31,7 @@ class TracedApp:
         others = [field for field in scope["headers"] if field[0] != HEADER]
         own = [(HEADER, begun.traceparent.encode())] if begun.traceparent else []
         scope["headers"] = [*others, *own]
-        for name in ("header_map", "head_memo"):  # of the caller's headers
+        for name in ("header_map", "head_memo"):  # made from the caller's headers
             scope.pop(name, None)
         status = 0
 

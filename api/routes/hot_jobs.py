@@ -33,7 +33,7 @@ JOB_ROUTE, OUTPUT_ROUTE = f"{JOBS_PATH}/{{job_id}}", f"{JOBS_PATH}/{{job_id}}/ou
 
 
 class _SubmitHead(NamedTuple):
-    """What the head of a submit says. `is_raw`: its input is the body, and its query may be cached."""
+    """What the head of a submit says. `is_raw`: the body is the input, and the query is short enough to cache."""
 
     wait_s: float
     limit_bytes: int
@@ -118,7 +118,7 @@ async def post_job(gateway: Gateway, request: Request, receive: Receive) -> Resp
     return responses.submit_response(orjson.dumps(job_view(job)), headers, is_final=is_final)
 
 
-def _read_submit_head(gateway: Gateway, request: Request) -> "_SubmitHead":
+def _read_submit_head(gateway: Gateway, request: Request) -> _SubmitHead:
     """Return what the head of a submit says; raises Refused. It is kept for a head that repeats."""
     memo = request.memo
     if memo is not None and (known := memo.get("submit")) is not None:
