@@ -94,7 +94,8 @@ async def test_a_batch_whose_steps_kill_their_process_fails_too(plant: BulkStack
     with plant.server.client() as client:  # as if it had died of this batch each time
         client.zrem("jitney:{s00}:bulk_running", bulk)
         client.hset(f"jitney:{{s00}}:bulk:{bulk}", "losses", 4 * TRIES)
-        client.zadd("jitney:{s00}:bulk_due", {bulk: 1})
+        client.zadd("jitney:{s00}:bulk_due:default", {bulk: 1})
+        client.zadd("jitney:{s00}:bulk_due", {"default": 1})
     plant.background_process.start()
     done = bulks.wait_for_end(plant.ai, batch)
     assert (done.status, reason(done)["code"]) == ("failed", "internal_error")
