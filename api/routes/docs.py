@@ -12,7 +12,6 @@ from fastapi.responses import FileResponse
 from api.asgi.fastapi_adapter import to_fastapi_response
 from api.asgi.responses import HttpResponse
 from api.auth.access_control import DOCS_FILES, DOCS_PATH, OPS_FILES, OPS_PATH
-from api.openapi.document import build_document
 
 PATH: Final = "/openapi.json"
 _PAGES: Final = Path(__file__).parents[1] / "page"
@@ -33,6 +32,13 @@ _OPS_POLICY: Final = (
 )
 
 
+def _write_document(app: FastAPI) -> bytes:
+    # The types of all bodies take a third of the imports of a gateway, which starts without them.
+    from api.openapi.document import build_document  # noqa: PLC0415
+
+    return orjson.dumps(build_document(app.routes))
+
+
 def router(app: FastAPI) -> APIRouter:
     routes = APIRouter(include_in_schema=False)
     document: asyncio.Task[bytes] | None = None
@@ -41,7 +47,7 @@ def router(app: FastAPI) -> APIRouter:
     async def read_openapi() -> Response:
         nonlocal document
         if document is None:  # built once, beside the requests that are served meanwhile
-            document = asyncio.create_task(asyncio.to_thread(lambda: orjson.dumps(build_document(app.routes))))
+            document = asyncio.create_task(asyncio.to_thread(_write_document, app))
         return to_fastapi_response(HttpResponse(200, await asyncio.shield(document)))
 
     @routes.get("/")

@@ -107,7 +107,7 @@ class ModelCatalog(PeriodicRefresh):
             hint = "" if self.names() else "; no model is served yet: workers load them when they start"
             raise Refused("model_not_found", f"no model {name[:80]!r}{origin}{hint}", allowed=self.names())
         if any(self.cluster.leaving(name, version) for version in cards):
-            message = f"model {name} is being unloaded: its files were removed from the models folder"
+            message = f"model {name} is being unloaded: its files are gone from the models folder"
             raise RetryLater("model_unavailable", message, retry_after_s=10)
         # No live worker runs it: queue the job for the next worker that does.
         best = plan.stable if plan.stable in cards else max(cards, key=version_number)

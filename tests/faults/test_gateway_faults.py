@@ -60,7 +60,7 @@ def test_a_gateway_cut_off_from_the_queue_reports_it_soon_and_recovers(scenario:
         what, key = four(scenario.random, "double"), f"stalled-{number}"
         refused = scenario.caller.send(what, gateway, key)
         assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
-        assert refused.elapsed.total_seconds() < 3
+        assert refused.elapsed.total_seconds() < 5
         assert scenario.caller.send(what, other, key).status_code == 202
     gateway.proxy.heal()
     wait_until(scenario.cluster.is_whole, "the gateway is back")

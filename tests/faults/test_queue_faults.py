@@ -7,7 +7,7 @@ from tests.support.cluster.parts import ManagedGateway
 from tests.support.cluster.scenario import Scenario
 from tests.support.waiting import check_during, wait_until
 
-SOON_S = 3.0  # 1.5 s of patience with the server, and what a busy machine takes
+SOON_S = 5.0  # 1.5 s of patience with the server, and what a busy machine takes
 
 
 def refuses_soon(scenario: Scenario, gateway: ManagedGateway) -> bool:

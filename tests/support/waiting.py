@@ -8,8 +8,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(predicate: Callable[[], T | None], description: str, timeout_s: float = 10.0) -> T:
-    """The first true answer of `predicate`; fails the test with `description` when there is none in time."""
+def wait_until(predicate: Callable[[], T | None], description: str, timeout_s: float = 30.0) -> T:
+    """The first true answer of `predicate`; fails the test with `description` when there is none in time.
+
+    The default is patience, for a machine with other work; a promise of the product has its own time.
+    """
     began = time.monotonic()
     while not (answer := predicate()):
         waited = time.monotonic() - began
@@ -29,7 +32,7 @@ def check_during(look: Callable[[], object], seconds: float) -> int:
     return looks
 
 
-async def wait_until_async(predicate: Callable[[], Awaitable[bool]], description: str, timeout_s: float = 10.0) -> None:
+async def wait_until_async(predicate: Callable[[], Awaitable[bool]], description: str, timeout_s: float = 30.0) -> None:
     """Wait until `predicate` is true; fails the test with `description` when it is not in time."""
     began = time.monotonic()
     while not await predicate():

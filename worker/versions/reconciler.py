@@ -73,7 +73,7 @@ class ModelReconciler:
     def unloadable(self) -> dict[str, str]:
         """Return the versions that could not be loaded, or loaded again, with the reason of each."""
         gone = {
-            name: "its files are gone from the folder; it still runs from memory"
+            name: "its files are gone from the models folder; it still runs from memory"
             for name in self._loaded_models.runners
             if not self._is_in_folder(name) and name.partition(" ")[0] not in self._snapshot.broken
         }

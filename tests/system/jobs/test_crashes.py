@@ -79,7 +79,7 @@ def test_callers_get_503_soon_while_the_queue_is_away(tmp_path: Path) -> None:
         assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
         read = service.http.get("/v1/jobs/00" + "0" * 32)
         assert (read.status_code, read.json()["code"]) == (503, "store_unavailable")
-        assert read.elapsed.total_seconds() < 2
+        assert read.elapsed.total_seconds() < 5
         assert int(read.headers["retry-after"]) >= 1
         assert service.http.get("/healthz").status_code == 200
         assert service.http.get("/readyz").json()["status"] == "unready"

@@ -54,7 +54,7 @@ def test_a_slow_charset_does_not_slow_down_parsing() -> None:
         read(part("f-", b"b" * 65_000), kind=kind)
     with pytest.raises(Refused):
         read(IMAGE, *(part(name, b"b" * 65_000) for name in ("model", "metadata", "lane")), kind=kind)
-    assert time.process_time() - begun < 0.1
+    assert time.process_time() - begun < 0.5
 
 
 def test_unknown_charsets_leave_nothing_behind() -> None:

@@ -89,7 +89,7 @@ async def test_a_nearly_full_server_gets_no_new_jobs_and_ends_accepted_ones(
         assert (answer.status_code, body["code"], answer.headers["retry-after"]) == (503, "queue_full", "5")
         assert "new jobs are accepted below" in body["detail"]
         assert body["limit_bytes"] < body["used_bytes"]
-    assert median(answer.elapsed.total_seconds() for answer in refused) < 0.1
+    assert median(answer.elapsed.total_seconds() for answer in refused) < 2  # none waits the 5 s
     known = gateway.submit(idempotency_key="1")
     assert (known.status_code, known.json()["id"], known.headers["idempotent-replayed"]) == (202, ids[1], "true")
     assert "new jobs: the queue's server uses" in gateway.http.get("/readyz").json()["refusing"]

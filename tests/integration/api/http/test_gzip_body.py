@@ -81,7 +81,7 @@ def test_empty_members_cost_little_before_they_are_refused() -> None:
     begun = time.process_time()
     with pytest.raises(Refused, match="members"):
         steps(gzip.compress(b"") * 100_000, 1 << 18)
-    assert time.process_time() - begun < 0.5
+    assert time.process_time() - begun < 1
 
 
 # ---- over a gateway's doors

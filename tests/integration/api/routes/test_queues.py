@@ -165,7 +165,7 @@ def test_a_paused_worker_serves_nothing_new_and_stays_alive(http: httpx2.Client,
     (shown,) = http.get("/v1/workers").json()["workers"]
     assert (shown["status"], shown["paused"], [one["name"] for one in shown["models"]]) == ("serving", None, ["double"])
     assert shown["memory_bytes"] > 1 << 20
-    assert 0 <= shown["heartbeat_age_seconds"] < 2
+    assert 0 <= shown["heartbeat_age_seconds"] < 10
     path = f"/v1/workers/{shown['id']}"
     assert http.post(f"{path}/pause").json()["status"] in {"pausing", "paused"}
 
@@ -175,7 +175,7 @@ def test_a_paused_worker_serves_nothing_new_and_stays_alive(http: httpx2.Client,
     wait_until(lambda: status() == "paused", "the worker has paused")
     job_id = submit(http).json()["id"]
     assert status_of(http, job_id, 1) == "queued"
-    assert http.get("/v1/workers").json()["workers"][0]["heartbeat_age_seconds"] < 2
+    assert http.get("/v1/workers").json()["workers"][0]["heartbeat_age_seconds"] < 10
     assert http.get("/readyz/models/double").status_code == 200
     assert http.post(f"{path}/resume").json()["paused"] is None
     assert status_of(http, job_id, 10) == "succeeded"

@@ -1,4 +1,7 @@
-"""A real ImageNet network in int8, calibrated on crops and judged on photographs: smaller and faster."""
+"""A real ImageNet network in int8, calibrated on crops and judged on photographs: it agrees and is smaller.
+
+How much faster it is: docs/explanation/performance.md, by `jitney models optimize` on an idle machine.
+"""
 
 import json
 import shutil
@@ -13,7 +16,6 @@ from tests.support.model_files import photographs
 from tests.support.model_files.optimize import Optimize
 
 FILE = "squeezenet1.1_fp32_dynbatch.derived.onnx"
-HAS_VNNI = "vnni" in (Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else "")
 
 
 @pytest.fixture
@@ -23,18 +25,15 @@ def cuts(shared_data: Path, models_dir: Path, tmp_path: Path) -> Path:
     return photographs.cuts(shared_data / "photos", tmp_path / "cuts", each=4, seed=1)
 
 
-def test_int8_agrees_on_the_photographs_and_is_faster(
+def test_int8_agrees_on_the_photographs_and_is_smaller(
     shared_data: Path, models_dir: Path, optimize: Optimize, cuts: Path
 ) -> None:
     argv = ("--int8", "--fold", "--calibrate", cuts, "--validate", shared_data / "photos", "--threads", "1")
-    code, said = optimize(*argv, "--seconds", "3", "--min-gain", "0", name="squeezenet")
+    code, said = optimize(*argv, "--seconds", "0.5", "--min-gain", "0", name="squeezenet")
     assert (code, said["reason"]) == (0, "")
     assert said["agreement"]["share"] >= 0.95
     assert said["agreement"]["rows"] == 12
     assert said["bytes_new"] < 0.3 * said["bytes_old"]
-    old, new = (said["latency_ms"]["1"][which]["min_ms"] for which in ("old", "new"))
-    if HAS_VNNI:  # 2.2 times as fast where nothing else runs; a bare half is no accident anywhere
-        assert old / new > 1.5
     [found] = list_models(models_dir)
     assert isinstance(found, ModelFolder)
     model = load_model(found)

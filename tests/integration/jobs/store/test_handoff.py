@@ -218,6 +218,6 @@ async def test_a_handed_off_job_has_the_lease_that_its_worker_renews(
         for job in (handed_off, overflow):
             assert await bench.state(job.id) == "running"
             left_s = (client.zscore("jitney:{s00}:timers", job.id) - now_ms) / 1000
-            assert of_worker_s - 1.5 < left_s <= of_worker_s
+            assert of_worker_s - 10 < left_s <= of_worker_s
         await worker.withdraw_free_slots("m", "1", "w1")
         assert client.exists("jitney:{s00}:free_slots:m:1") == 0
