@@ -16,7 +16,7 @@ import pytest
 
 from jobs.contract.errors import CODES
 from jobs.contract.ids import new_job_id
-from tests.support.api_keys import Caller, callers, make_key
+from tests.support.api_keys import Caller, callers, make_key, wait_until_keys_count
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.servers import Server
 from tests.support.sockets import cpu_s
@@ -129,6 +129,7 @@ def test_a16_a_bad_key_gets_401(queue: Server, gateway: GatewayProcess) -> None:
     """The time of each: `make long NAME=denials`."""
     key = make_key(queue.url, "acme")
     good = Caller(gateway, key)
+    wait_until_keys_count(gateway)
     wait_until(lambda: good.get("/v1/jobs").status_code == 200, "the key is known")
 
     def ask(text: str) -> httpx2.Response:

@@ -1,10 +1,12 @@
-"""Bulk jobs of a fast model beside streaming callers: these keep their slots, and bulk is not starved."""
+"""Bulk jobs of a fast model beside streaming callers: all are run, and bulk is not starved.
+
+What it costs the callers: tests/unit/worker/test_bulk_quota.py by number of slots, `make long NAME=waiting` by time.
+"""
 
 import asyncio
 from pathlib import Path
 
 import orjson
-import pytest
 
 from cli.bench.load import closed_loop
 from cli.bench.load.connection import Address
@@ -14,8 +16,7 @@ from tests.support import models
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
-JOBS = 60_000
-MOST = 2.0  # bulk jobs taken for each answer of the stream: 0.4 or so; 3 where they take all slots
+JOBS = 20_000
 LINE = orjson.dumps({"input": {"tensors": {"x": {"datatype": "FP32", "shape": [4], "data": [1, 2, 3, 4]}}}}) + b"\n"
 
 
@@ -29,8 +30,7 @@ def waiting(service: Service) -> int:
     return int(float(line.rpartition(" ")[2]))
 
 
-@pytest.mark.timeout(120)  # a slice of a busy machine may take seconds, and there may be several
-def test_bulk_has_its_share_beside_a_stream_and_all_slots_after_it(tmp_path: Path) -> None:
+def test_bulk_runs_beside_a_stream_and_after_it(tmp_path: Path) -> None:
     models.perceptron(tmp_path, inputs=4)
     with (tmp_path / "perceptron" / "model.toml").open("a") as toml:
         toml.write("\nmax_batch = 64")  # a larger one would empty the queue at once
@@ -49,13 +49,8 @@ def test_bulk_has_its_share_beside_a_stream_and_all_slots_after_it(tmp_path: Pat
             answer = service.http.post("/v1/jobs", params=query, content=1000 * LINE, headers=headers)
             assert answer.status_code == 202
         assert service.http.post("/v1/queues/perceptron/resume", json=lane).status_code == 200
-        shares: list[float] = []
-        # Several slices, because bulk rightly takes the slots while other processes keep the callers from sending.
-        while not shares or shares[-1] >= MOST:
-            before = waiting(service)
-            assert before, f"bulk took all slots: {shares}"
-            result = asyncio.run(closed_loop.measure(address, exchange, stream, 1))
-            assert not result.failures, result.first_problem
-            shares.append((before - waiting(service)) / result.answers)
-        assert shares[-1] > 0, shares
+        result = asyncio.run(closed_loop.measure(address, exchange, stream, 1))
+        assert not result.failures, result.first_problem
+        assert result.answers
+        assert waiting(service) < JOBS
         wait_until(lambda: waiting(service) == 0, "a worker that rests comes back by itself", 30)

@@ -16,6 +16,7 @@ from tests.support.service import Service
 from tests.support.waiting import wait_until
 
 BODY = struct.pack("<4f", 1, 2, 3, 4)
+LINE = b'{"model":"slow","input":{"tensors":{"x":{"datatype":"FP32","shape":[4],"data":[1,2,3,4]}}}}\n'
 DOUBLED = [2.0, 4.0, 6.0, 8.0]
 
 
@@ -27,9 +28,10 @@ def slow(tmp_path: Path) -> Iterator[Service]:
 
 
 def submit(service: Service, count: int) -> list[str]:
-    answers = [service.submit(BODY, "application/octet-stream") for _ in range(count)]
-    assert {answer.status_code for answer in answers} == {202}
-    return [answer.json()["id"] for answer in answers]
+    """Submit jobs in one request, so that none has run when it is answered."""
+    answer = service.submit(LINE * count, "application/x-ndjson")
+    assert answer.status_code == 202
+    return [job["id"] for job in answer.json()["jobs"]]
 
 
 def queue(service: Service) -> "redis.Redis":
