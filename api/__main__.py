@@ -32,6 +32,7 @@ with fast_imports():
     from jobs.config import logs
     from jobs.config.settings_agreement import QueueMismatch, check_shards_at_start
     from jobs.config.settings_base import EX_CONFIG, format_validation_error
+    from jobs.metrics import heap_trim
     from jobs.redis_client.client import RedisClient
     from jobs.store.job_store import JobStore
     from jobs.store.settings import StoreSettings
@@ -127,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"jitney api: {format_validation_error(error)}\n")
         return EX_CONFIG
     logs.set_up("gateway", settings.log_level, settings.log_format)
+    heap_trim.keep_freed_memory()
     # Invalid requests get an error response. They are not logged.
     logging.getLogger("uvicorn").setLevel(max(logging.ERROR, logging.root.level))
     logging.getLogger("python_multipart").setLevel(logging.ERROR)

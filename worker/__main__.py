@@ -14,6 +14,7 @@ with fast_imports():
 
     from jobs.config import logs
     from jobs.config.settings_base import EX_CONFIG, format_validation_error
+    from jobs.metrics import heap_trim
     from jobs.store.settings import StoreSettings
     from model_runtime.cpus import bind_process
     from worker.settings import WorkerSettings
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             'jitney worker: ONNX Runtime is not installed: pip install -e ".[cpu]" (or ".[gpu]" for a GPU)\n'
         )
         return EX_CONFIG
+    heap_trim.keep_freed_memory()
     bind_process(settings.cpus)  # before any thread starts: threads inherit it
     with fast_imports():
         from worker.process import run  # noqa: PLC0415 (needs onnxruntime, checked above)
