@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-INTERVAL_S: Final = 0.25
+INTERVAL_S: Final = 0.5
 
 
 class LoopDelayMeter:

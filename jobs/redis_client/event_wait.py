@@ -1,4 +1,4 @@
-"""Waiting with timeouts and cancellation: events, stoppable work, cancelling tasks."""
+"""Waiting with timeouts and cancellation: events, stoppable work, cancelling tasks; times of periodic work."""
 
 import asyncio
 from collections.abc import Collection, Coroutine
@@ -21,6 +21,16 @@ async def wait_for_event(event: asyncio.Event, timeout_s: float | None) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def next_turn_s(interval_s: float, now: float) -> float:
+    """Return the seconds until the clock, which says `now`, is next a multiple of `interval_s`.
+
+    Periodic loops with the same interval then wake together, and their commands leave in one write. A turn that is
+    near is skipped, because a timer may fire early.
+    """
+    left_s = interval_s - now % interval_s
+    return left_s if left_s > interval_s / 10 else left_s + interval_s
 
 
 async def run_until_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:

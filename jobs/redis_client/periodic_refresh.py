@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+import time
 from abc import ABC, abstractmethod
 
-from jobs.redis_client.event_wait import wait_for_event
+from jobs.redis_client.event_wait import next_turn_s, wait_for_event
 from jobs.redis_client.outage_log import OutageLog
 
 RETRY_S = 0.5
@@ -38,10 +39,10 @@ class PeriodicRefresh(ABC):
         await self._outage.retry(self.check, RETRY_S)
 
     async def run(self, interval_s: float) -> None:
-        """Refresh every `interval_s` seconds and on `refresh_now`, until cancelled."""
+        """Refresh at multiples of `interval_s` seconds and on `refresh_now`, until cancelled."""
         while True:
             self._refresh_due.clear()
             with self._outage.suppress():
                 await self.refresh()
                 self._is_known = True
-            await wait_for_event(self._refresh_due, interval_s)
+            await wait_for_event(self._refresh_due, next_turn_s(interval_s, time.monotonic()))

@@ -15,7 +15,7 @@ from jobs.redis_client.event_wait import wait_for_event
 from jobs.redis_client.pipelined_connection import RedisConnection
 
 # Neither the loss of a node nor its change to a replica is reported to subscribers, so the node is polled.
-NODE_CHECK_INTERVAL_S = 0.3
+NODE_CHECK_INTERVAL_S = 1.0
 RECONNECT_PAUSE_S = 0.2
 
 

@@ -16,7 +16,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from tests.support.processes import ROOT
 
 USED = {
-    "Server": "config server_state started should_exit _captured_signals handle_exit on_tick startup shutdown serve",
+    "Server": "config server_state started should_exit _captured_signals handle_exit main_loop on_tick startup "
+    "shutdown serve",
     "ServerState": "connections tasks default_headers total_requests",
     "HttpToolsProtocol": "app app_state asgi_version root_path loop parser transport flow server client scheme headers "
     "cycle connections tasks server_state expect_100_continue connection_made connection_lost data_received "

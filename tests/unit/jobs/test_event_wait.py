@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from jobs.redis_client.event_wait import cancel_all, wait_for_event
+from jobs.redis_client.event_wait import cancel_all, next_turn_s, wait_for_event
 from tests.support.waiting import pass_time
 
 pytestmark = pytest.mark.anyio
@@ -53,3 +53,10 @@ async def test_a_task_that_swallows_a_cancellation_is_canceled_again() -> None:
     await pass_time(0.01)
     await cancel_all(tasks)
     assert [task.done() for task in tasks] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("now", "left_s"), [(100.0, 2.0), (100.5, 1.5), (101.7, 0.3), (101.9, 2.1), (101.9999, 2.0001), (0.0, 2.0)]
+)
+def test_loops_of_one_interval_wake_together_and_never_twice(now: float, left_s: float) -> None:
+    assert next_turn_s(2.0, now) == pytest.approx(left_s)
