@@ -15,7 +15,6 @@ from api.gateway.memory_watermark import MemoryWatermark
 from api.gateway.retry_after import RetryAfterEstimator
 from jobs.contract.errors import StoreUnavailable
 from jobs.metrics.server_memory import read_server_memory
-from jobs.redis_client.event_wait import next_turn_s
 from jobs.redis_client.outage_log import OutageLog
 from jobs.store import maintenance, outputs
 from jobs.store.job_store import JobStore
@@ -69,4 +68,4 @@ async def watch_server(
             retry_after.observe(await store.counts(), time.monotonic())
             watermark.output_bytes = (await outputs.count_kept_bytes(store.connection, store.settings.shards))[""]
             watermark.observe(await read_server_memory(store.connection))
-        await asyncio.sleep(next_turn_s(interval_s, time.monotonic()))
+        await asyncio.sleep(interval_s)

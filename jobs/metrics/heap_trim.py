@@ -1,4 +1,4 @@
-"""Says how much freed memory a process keeps for the next input or output, and returns it once these are over.
+"""Sets how much freed memory a process keeps for the next inputs and outputs, and trims it after the process has grown.
 
 By default glibc returns memory at the end of its heap soon, and gets it back page by page, each zeroed by the system:
 with inputs of 100 kB that took a fifth of a gateway's CPU time. It also keeps freed memory that lies between two blocks
@@ -16,12 +16,13 @@ from typing import Final
 
 GROWTH_BYTES: Final = 8 << 20
 MOST_PAUSES: Final = 12  # longest pause between two attempts that free little, in multiples of the interval
-KEPT_BYTES: Final = 32 << 20  # at the end of the heap, until it is trimmed
+KEPT_BYTES: Final = 32 << 20  # at the end of each heap (threads may have their own), until it is trimmed
 LARGE_BYTES: Final = 4 << 20  # a block of this size is mapped by itself, and returned as soon as it is freed
 # Of mallopt in malloc.h, and the variables by which an operator sets them.
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
-_VARIABLES: Final = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+_VARIABLES: Final = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
+_TUNABLES: Final = "GLIBC_TUNABLES"
 _STATM: Final = Path("/proc/self/statm")
 
 
@@ -34,9 +35,13 @@ def resident_bytes() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Keep up to KEPT_BYTES of freed memory, unless the environment sets this. Does nothing without glibc."""
+    """Keep up to KEPT_BYTES of freed memory, unless the environment sets this. Does nothing without glibc.
+
+    Blocks of LARGE_BYTES and more are not kept.
+    """
     libc = _libc()
-    if libc is not None and hasattr(libc, "mallopt") and not any(name in os.environ for name in _VARIABLES):
+    is_set = any(name in os.environ for name in _VARIABLES) or "glibc.malloc." in os.environ.get(_TUNABLES, "")
+    if libc is not None and hasattr(libc, "mallopt") and not is_set:
         libc.mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
         libc.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
 

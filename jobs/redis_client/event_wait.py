@@ -1,4 +1,4 @@
-"""Waiting with timeouts and cancellation: events, stoppable work, cancelling tasks; times of periodic work."""
+"""Waiting with timeouts and cancellation: events, stoppable work, cancelling tasks, turns of periodic loops."""
 
 import asyncio
 from collections.abc import Collection, Coroutine
@@ -24,10 +24,10 @@ async def wait_for_event(event: asyncio.Event, timeout_s: float | None) -> bool:
 
 
 def next_turn_s(interval_s: float, now: float) -> float:
-    """Return the seconds until the clock, which says `now`, is next a multiple of `interval_s`.
+    """Return the seconds from `now` to the next multiple of `interval_s` on the same clock.
 
-    Periodic loops with the same interval then wake together, and their commands leave in one write. A turn that is
-    near is skipped, because a timer may fire early.
+    Periodic loops with the same interval then wake together, and their commands leave in one write. If the next
+    multiple is less than a tenth of the interval away, the one after it is meant, because a timer may fire early.
     """
     left_s = interval_s - now % interval_s
     return left_s if left_s > interval_s / 10 else left_s + interval_s

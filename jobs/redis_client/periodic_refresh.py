@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import time
 from abc import ABC, abstractmethod
 
@@ -9,6 +10,7 @@ from jobs.redis_client.event_wait import next_turn_s, wait_for_event
 from jobs.redis_client.outage_log import OutageLog
 
 RETRY_S = 0.5
+_TURN_OFFSET_S = random.uniform(0, 60)  # noqa: S311 (other processes of this machine have other turns)
 
 
 class PeriodicRefresh(ABC):
@@ -39,10 +41,10 @@ class PeriodicRefresh(ABC):
         await self._outage.retry(self.check, RETRY_S)
 
     async def run(self, interval_s: float) -> None:
-        """Refresh at multiples of `interval_s` seconds and on `refresh_now`, until cancelled."""
+        """Refresh every `interval_s` seconds, together with other refreshes, and on `refresh_now`, until cancelled."""
         while True:
             self._refresh_due.clear()
             with self._outage.suppress():
                 await self.refresh()
                 self._is_known = True
-            await wait_for_event(self._refresh_due, next_turn_s(interval_s, time.monotonic()))
+            await wait_for_event(self._refresh_due, next_turn_s(interval_s, time.monotonic() + _TURN_OFFSET_S))

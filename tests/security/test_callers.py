@@ -16,7 +16,7 @@ import pytest
 
 from jobs.contract.errors import CODES
 from jobs.contract.ids import new_job_id
-from tests.support.api_keys import Caller, callers, make_key, wait_until_keys_count
+from tests.support.api_keys import Caller, callers, make_key, wait_until_keys_are_asked_for
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.servers import Server
 from tests.support.sockets import cpu_s
@@ -50,7 +50,7 @@ async def worker(queue: Server, gateway: GatewayProcess, anyio_backend: str) -> 
 
 
 def commands_about(queue: Server, caller: Caller, method: str, job_id: str) -> list[str]:
-    """Send a request about a job; return the server's commands that name the job, with another name in its place."""
+    """Send a request about a job; return the server's commands that name the job. JOB replaces its id in them."""
     with queue.client() as client, client.monitor() as monitor:
         assert caller.request(method, f"/v1/jobs/{job_id}").status_code == 404
         client.echo("all sent")
@@ -98,7 +98,7 @@ async def test_a10_guesses_find_nothing_and_are_rate_limited(queue: Server, work
         (acme,) = callers(queue, gateway, "acme")
         statuses = Counter(acme.get(f"/v1/jobs/{new_job_id(0)}").status_code for _ in range(1500))
     assert set(statuses) == {404, 429}
-    assert statuses[404] < 600
+    assert statuses[404] < 1000
 
 
 async def test_a11_a_flood_is_refused_with_429_and_the_others_are_served_next(
@@ -129,7 +129,7 @@ def test_a16_a_bad_key_gets_401(queue: Server, gateway: GatewayProcess) -> None:
     """The time of each: `make long NAME=denials`."""
     key = make_key(queue.url, "acme")
     good = Caller(gateway, key)
-    wait_until_keys_count(gateway)
+    wait_until_keys_are_asked_for(gateway)
     wait_until(lambda: good.get("/v1/jobs").status_code == 200, "the key is known")
 
     def ask(text: str) -> httpx2.Response:

@@ -58,7 +58,7 @@ class Caller(httpx2.Client):
         return self.post("/v1/jobs?model=m", content=body, headers={"content-type": "image/png", **(headers or {})})
 
 
-def wait_until_keys_count(gateway: GatewayProcess) -> None:
+def wait_until_keys_are_asked_for(gateway: GatewayProcess) -> None:
     """Wait until the gateway asks for keys: one that knows no key yet is open to every caller."""
     wait_until(lambda: gateway.http.get("/v1/jobs").status_code == 401, "the gateway asks for keys")
 
@@ -66,6 +66,6 @@ def wait_until_keys_count(gateway: GatewayProcess) -> None:
 def callers(queue: Server, gateway: GatewayProcess, *tenants: str) -> list[Caller]:
     """Make a key for each tenant (`admin` has that role), known to the gateway."""
     made = [Caller(gateway, make_key(queue.url, name, "admin" if name == "admin" else "caller")) for name in tenants]
-    wait_until_keys_count(gateway)
+    wait_until_keys_are_asked_for(gateway)
     wait_until(lambda: all(one.get("/v1/jobs").status_code == 200 for one in made), "the gateway knows all keys")
     return made

@@ -1,8 +1,8 @@
 """The time that a denied request takes: it must not tell what exists.
 
-A gateway with API keys, and two pairs of requests in turn: for the job of another tenant and for an unknown id; with a
-key that differs in its last character and with an unknown one. Prints the medians. Exit code 1: those of a pair differ
-by more than 15 %. Other work on the machine makes them differ, too.
+A gateway with API keys gets pairs of requests in turn: for the job of another tenant and for an unknown one; with a key
+that differs in its last character and with an unknown one. Prints the two medians of each pair. The exit code is 1 if
+they differ by more than 15 %, which other work on the machine can cause.
 """
 
 import asyncio
@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Final
+
+import httpx2
 
 from tests.support.api_keys import Caller, callers, make_key
 from tests.support.gateways import PNG, GatewayProcess, Worker
@@ -60,10 +62,10 @@ async def _are_equal(queue: Server, gateway: GatewayProcess) -> bool:
     near_miss = key[:-1] + ("A" if key[-1] != "A" else "Q")
 
     def about(method: str, asked: str) -> Callable[[], object]:
-        return lambda: bolt.request(method, f"/v1/jobs/{asked}")
+        return lambda: _check(404, bolt.request(method, f"/v1/jobs/{asked}"))
 
     def with_key(text: str) -> Callable[[], object]:
-        return lambda: gateway.http.get("/v1/jobs", headers={"authorization": f"Bearer {text}"})
+        return lambda: _check(401, gateway.http.get("/v1/jobs", headers={"authorization": f"Bearer {text}"}))
 
     pairs = {
         "GET of another tenant's job and of an unknown one": (about("GET", job_id), about("GET", UNKNOWN_JOB)),
@@ -72,6 +74,11 @@ async def _are_equal(queue: Server, gateway: GatewayProcess) -> bool:
     }
     equal = [compare(what, *pair) for what, pair in pairs.items()]
     return all(equal)
+
+
+def _check(status: int, answer: httpx2.Response) -> None:
+    if answer.status_code != status:
+        raise AssertionError(f"{answer.status_code} in place of {status}: {answer.text}")
 
 
 if __name__ == "__main__":

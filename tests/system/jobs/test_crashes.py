@@ -28,7 +28,7 @@ def slow(tmp_path: Path) -> Iterator[Service]:
 
 
 def submit(service: Service, count: int) -> list[str]:
-    """Submit jobs in one request, so that none has run when it is answered."""
+    """Submit jobs in one request, which takes less time than a batch of them."""
     answer = service.submit(LINE * count, "application/x-ndjson")
     assert answer.status_code == 202
     return [job["id"] for job in answer.json()["jobs"]]

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from jobs.tenants import api_keys
-from tests.support.api_keys import Caller, callers, jitney_keys, make_key, wait_until_keys_count
+from tests.support.api_keys import Caller, callers, jitney_keys, make_key, wait_until_keys_are_asked_for
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
@@ -115,7 +115,7 @@ def test_changing_models_needs_the_role_admin_and_reading_them_does_not(shared: 
 )
 def test_a_key_is_accepted_in_all_the_ways_that_clients_send_it(shared: GatewayProcess, name: str) -> None:
     key = make_key(shared.server.url, "acme")
-    wait_until_keys_count(shared)
+    wait_until_keys_are_asked_for(shared)
     header, _, form = name.partition(": ")
     headers = {header: form.format(key)}
     wait_until(lambda: shared.http.get("/v1/jobs", headers=headers).status_code == 200, "it is taken")

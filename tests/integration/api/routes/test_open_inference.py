@@ -19,7 +19,7 @@ from api.open_inference.metadata import EXTENSIONS
 from jobs.contract.job import ClaimedJob, Outcome
 from jobs.contract.lifecycle import State
 from tests.integration.api.http.test_hang_up import has_ended_as, queued
-from tests.support.api_keys import make_key, wait_until_keys_count
+from tests.support.api_keys import make_key, wait_until_keys_are_asked_for
 from tests.support.gateways import GatewayProcess, Worker
 from tests.support.servers import Server
 from tests.support.waiting import pass_time, wait_until
@@ -339,7 +339,7 @@ async def test_models_are_loaded_and_unloaded_by_admins(gateway: GatewayProcess,
 def test_keys_and_roles() -> None:
     with closing(Server()) as queue, GatewayProcess(queue) as gateway:
         key, admin = make_key(queue.url, "t"), make_key(queue.url, "t", "admin")
-        wait_until_keys_count(gateway)
+        wait_until_keys_are_asked_for(gateway)
         assert gateway.http.get("/v2/health/live").status_code == 200
         refused = [gateway.http.get("/v2"), infer(gateway)]
         assert [(each.status_code, [*each.json()]) for each in refused] == [(401, ["error"])] * 2

@@ -78,7 +78,7 @@ def test_usage_has_the_jobs_bytes_and_device_time_of_a_known_run(tmp_path: Path)
         wait_until(lambda: usage()["jobs"] == 3, "the gateway has flushed its counts")
         used = usage()
         assert (used["rows"], used["input_bytes"], used["output_bytes"]) == (5, 80, sum(outputs))
-        assert 0.25 <= used["device_seconds"] < 2.5  # 50 ms for each row
+        assert 0.25 <= used["device_seconds"] < 0.5  # 50 ms for each row
         assert worker.stop() == 0
     with server.client() as client:
         invariants.check(client)
