@@ -6,7 +6,8 @@ follow it, in the order of the tensors that have the parameter `binary_data_size
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any, Final, NamedTuple
 
@@ -108,6 +109,41 @@ def _read(
     return InferRequest(card["name"], version, request_id, parameters, inputs, requested), binary_outputs, by_default
 
 
+def write_raw_response(response: InferResponse, read: ParsedRequest) -> HttpResponse | None:
+    """Return the answer to a request that asks for all outputs as raw bytes; None for another one."""
+    outputs, by_default, asked = response.outputs, read.binary_by_default, read.binary_outputs
+    for tensor in outputs:
+        if not asked.get(tensor.name, by_default):
+            return None
+    heads = tuple([(tensor.name, tensor.datatype, tensor.shape, len(tensor.data)) for tensor in outputs])
+    write = _write_raw_header if response.id else _keep_raw_header
+    header, length = write(response.model, response.version, response.id, heads)
+    return HttpResponse(200, b"".join((header, *[tensor.data for tensor in outputs])), (length,), BINARY)
+
+
+_OutputHead = tuple[str, str, tuple[int, ...], int]  # name, datatype, shape, bytes
+
+
+def _write_raw_header(model: str, version: str, request_id: str, heads: Sequence[_OutputHead]) -> tuple[bytes, Header]:
+    """Return the JSON before raw outputs, and the header of HTTP with its length."""
+    entries = [
+        {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}}
+        for name, datatype, shape, size in heads
+    ]
+    header = _write_json(model, version, request_id, entries)
+    return header, (LENGTH_HEADER, b"%d" % len(header))
+
+
+_keep_raw_header: Final = lru_cache(MAX_KEPT)(_write_raw_header)  # those without an id repeat
+
+
+def _write_json(model: str, version: str, request_id: str, entries: list[dict[str, Any]]) -> bytes:
+    fields: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": entries}
+    if request_id:
+        fields["id"] = request_id
+    return orjson.dumps(fields)
+
+
 async def write_response(response: InferResponse, read: ParsedRequest) -> HttpResponse:
     """Return the answer to a request, each output as raw bytes or as JSON values, as the request asks."""
     entries: list[dict[str, Any]] = []
@@ -120,10 +156,7 @@ async def write_response(response: InferResponse, read: ParsedRequest) -> HttpRe
         else:
             entry["data"] = orjson.Fragment(await _write_values(tensor))
         entries.append(entry)
-    fields: dict[str, Any] = {"model_name": response.model, "model_version": response.version, "outputs": entries}
-    if response.id:
-        fields["id"] = response.id
-    header = orjson.dumps(fields)
+    header = _write_json(response.model, response.version, response.id, entries)
     if not raw:
         return HttpResponse(200, header)
     length: Header = (LENGTH_HEADER, b"%d" % len(header))

@@ -142,9 +142,9 @@ class PendingInference:
                 await self._gateway.store.cancel(self._submit.id, self._tenant)
 
     def _read(self, job: Job) -> InferResponse:
-        found = read_outputs(job, self._model_tensors)
-        if self._outputs:
-            found = [choose_output(found, requested) for requested in self._outputs]
+        found, asked = read_outputs(job, self._model_tensors), self._outputs
+        if asked and not (len(asked) == len(found) == 1 and asked[0] == (found[0].name, 0)):  # all that there is
+            found = [choose_output(found, requested) for requested in asked]
         return InferResponse(job.model, job.version, self._id, found)
 
 

@@ -59,7 +59,8 @@ async def infer(gateway: Gateway, http: Request, receive: Receive, target: Infer
     pending, read = await _submit(gateway, http, receive, target)
     if gateway.settings.disconnect_cancels and not http.header(b"idempotency-key"):
         call_on_disconnect(receive, pending.end)
-    answer = await http_messages.write_response(await pending.response(http.evict), read)
+    response = await pending.response(http.evict)
+    answer = http_messages.write_raw_response(response, read) or await http_messages.write_response(response, read)
     accepted = http.headers.get(b"accept-encoding")
     return await _compress(answer, accepted) if accepted and len(answer.body) >= MIN_COMPRESSED_BYTES else answer
 

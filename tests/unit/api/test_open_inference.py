@@ -12,7 +12,7 @@ import pytest
 
 from api.asgi.request import Request
 from api.asgi.responses import HttpResponse, error_response
-from api.open_inference.http_messages import ParsedRequest, read_request, write_response
+from api.open_inference.http_messages import ParsedRequest, read_request, write_raw_response, write_response
 from api.open_inference.inference import (
     InferInput,
     InferRequest,
@@ -322,7 +322,11 @@ def test_arbitrary_bytes_are_read_or_refused() -> None:
 
 def answer(outputs: list[OutputTensor], *, as_bytes: bool, request_id: str = "") -> HttpResponse:
     read_ = ParsedRequest(InferRequest("m"), read(infer(tensor(data=[1, 2, 3, 4]))).job_request, {}, as_bytes)
-    return asyncio.run(write_response(InferResponse("m", "1", request_id, outputs), read_))
+    response = InferResponse("m", "1", request_id, outputs)
+    written = asyncio.run(write_response(response, read_))
+    for _ in range(2):  # its header is kept
+        assert write_raw_response(response, read_) == (written if as_bytes else None)
+    return written
 
 
 @pytest.mark.parametrize("datatype", [*DATATYPES, "BYTES"])
