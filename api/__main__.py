@@ -46,7 +46,7 @@ log = logging.getLogger("jitney.api")
 
 DRAIN_S = 2
 GRPC_DRAIN_S = 1.5  # less, so that the calls that are ended then can cancel their jobs
-TICKS_PER_S = 10  # of uvicorn, which counts them to renew the Date header each second
+TICKS_PER_S = 10  # uvicorn renews the Date header each time this number of ticks has passed
 RESERVED_FILES = 100  # besides connections: modules, logs, Redis, uploads in progress
 
 

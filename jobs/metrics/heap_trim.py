@@ -1,8 +1,8 @@
 """Sets how much freed memory a process keeps for the next inputs and outputs, and trims it after the process has grown.
 
 By default glibc returns memory at the end of its heap soon, and gets it back page by page, each zeroed by the system:
-with inputs of 100 kB that took a fifth of a gateway's CPU time. It also keeps freed memory that lies between two blocks
-still in use: a process that once held 300 MiB of bodies and outputs would keep them for ever. Trimming takes
+with inputs of 100 kB that took up to a fifth of a gateway's CPU time. It also keeps freed memory that lies between two
+blocks still in use: a process that once held 300 MiB of bodies and outputs would keep them for ever. Trimming takes
 milliseconds and may block other threads, so it runs only after the process has grown.
 """
 

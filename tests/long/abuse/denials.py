@@ -78,7 +78,7 @@ async def _are_equal(queue: Server, gateway: GatewayProcess) -> bool:
 
 def _check(status: int, answer: httpx2.Response) -> None:
     if answer.status_code != status:
-        raise AssertionError(f"{answer.status_code} in place of {status}: {answer.text}")
+        raise AssertionError(f"the status is {answer.status_code}, not {status}: {answer.text}")
 
 
 if __name__ == "__main__":
